@@ -1,0 +1,36 @@
+import type { Model } from '../contracts.ts'
+import { QuantizeError } from '../errors.ts'
+import type { Files } from '../io/files.ts'
+import type { CalibrationRecipe } from '../recipe.ts'
+import type { CalibrationReport } from '../report/schema.ts'
+import { readCorpus } from '../text/corpus.ts'
+import { loadTokenizer } from '../text/tokenizer.ts'
+import { sampleWindows } from './windows.ts'
+
+export interface CalibrationSample {
+  /** `samples` arrays of `seqLen` token ids. */
+  readonly windows: readonly Int32Array[]
+  readonly report: CalibrationReport
+}
+
+/**
+ * Text → tokens → windows.
+ * @param folder where tokenizer.json stands
+ * @throws QuantizeError bad-input: no tokenizer, unreadable or too little text; bad-option: windows longer than the model's positions
+ */
+export const sampleCalibration = (folder: string, model: Model, recipe: CalibrationRecipe, files: Files): CalibrationSample => {
+  const { text, samples, seqLen, seed } = recipe
+  if (seqLen > model.maxPositions)
+    throw new QuantizeError('bad-option', `--seq-len ${seqLen}: the model takes at most ${model.maxPositions} positions`)
+  const corpus = readCorpus(text, files)
+  const tokenizer = loadTokenizer(folder, files)
+  const { windows, report } = sampleWindows(
+    corpus.documents.map(document => tokenizer.encodeLong(document)),
+    { samples, seqLen, seed },
+  )
+  const { documents, samplesUsed, tokensUsed, tokensDropped } = report
+  return {
+    windows,
+    report: { text: corpus.name, sha256: corpus.sha256, documents, samplesRequested: samples, samplesUsed, tokensUsed, tokensDropped, seqLen, seed },
+  }
+}

@@ -1,0 +1,65 @@
+import type { TensorSource } from '../contracts.ts'
+import { QuantizeError } from '../errors.ts'
+import type { Files } from '../io/files.ts'
+import { printable } from '../io/printable.ts'
+import type { HeaderTensor } from './safetensors-header.ts'
+
+const maxPieceBytes = 2 ** 30 // one system call reads less than 2 GiB
+
+/** An open file, whose descriptor must not be used once it is closed. */
+export interface OpenFile {
+  /** As the user knows it. */
+  readonly path: string
+  /** @throws Error after close */
+  descriptor(): number
+  close(): void
+}
+
+export const openFile = (files: Files, path: string): OpenFile => {
+  let open: number | undefined = files.open(path, 'read')
+  return {
+    path,
+    descriptor() {
+      if (open === undefined) throw new Error(`${path} was closed`)
+      return open
+    },
+    close() {
+      const descriptor = open
+      open = undefined
+      if (descriptor !== undefined) files.close(descriptor)
+    },
+  }
+}
+
+const readExactly = (files: Files, file: OpenFile, tensor: HeaderTensor, start: number, into: Uint8Array): void => {
+  const descriptor = file.descriptor()
+  for (let done = 0; done < into.byteLength; ) {
+    const piece = into.subarray(done, Math.min(into.byteLength, done + maxPieceBytes))
+    const position = tensor.offset + start + done
+    const count = files.readAt(descriptor, piece, position)
+    if (count < piece.byteLength)
+      throw new QuantizeError(
+        'bad-input',
+        `${printable(file.path)}: ended at byte ${position + count}, inside tensor "${printable(tensor.name)}", while it was read`,
+      )
+    done += count
+  }
+}
+
+/** A tensor in an open file: lazy positional reads, of any range, of tensors and files of any size. */
+export const tensorSource = (files: Files, file: OpenFile, tensor: HeaderTensor): TensorSource => ({
+  name: tensor.name,
+  dtype: tensor.dtype,
+  shape: tensor.shape,
+  bytes: tensor.bytes,
+  file: file.path,
+  read(start = 0, end = tensor.bytes, into) {
+    if (!(Number.isInteger(start) && Number.isInteger(end) && 0 <= start && start <= end && end <= tensor.bytes))
+      throw new RangeError(`bytes ${start} to ${end} of the ${tensor.bytes} of ${tensor.name}`)
+    const bytes = into ?? new Uint8Array(end - start)
+    if (bytes.byteLength !== end - start)
+      throw new RangeError(`${bytes.byteLength} bytes given for ${end - start} of ${tensor.name}`)
+    readExactly(files, file, tensor, start, bytes)
+    return bytes
+  },
+})

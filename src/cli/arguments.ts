@@ -1,0 +1,147 @@
+/** Spellings made one, before commander sees them: aliases, `_` for `-`, shorthands, options before or after the model. */
+import { QuantizeError } from '../errors.ts'
+import { nearestName } from './nearest.ts'
+import {
+  type CommandName,
+  commandNames,
+  flagsOf,
+  type OptionKey,
+  type OptionSpec,
+  optionSpec,
+  optionTable,
+  type Shorthand,
+  shorthands,
+  usageOf,
+} from './options.ts'
+
+export interface NormalArguments {
+  readonly command: CommandName
+  /** Canonical options; a value is joined to its flag by `=`. */
+  readonly options: readonly string[]
+  /** What is not an option, without the command's name. */
+  readonly operands: readonly string[]
+  /** Help or the version was asked for: nothing else matters then. */
+  readonly wants?: 'help' | 'version'
+}
+
+/** One option as typed: `flag` with `_` as `-`; `value` where it takes one. */
+interface Typed {
+  readonly flag: string
+  readonly value?: string
+}
+
+type Meaning =
+  | { readonly kind: 'option'; readonly spec: OptionSpec<unknown>; readonly flag: string }
+  | { readonly kind: 'shorthand'; readonly shorthand: Shorthand }
+
+const meanings: ReadonlyMap<string, Meaning> = new Map([
+  ...(Object.keys(optionTable) as OptionKey[])
+    .map(optionSpec)
+    .flatMap(spec => [
+      ...[spec.flag, ...(spec.aliases ?? [])].map((name): [string, Meaning] => [
+        name,
+        { kind: 'option', spec, flag: spec.flag },
+      ]),
+      ...(spec.opposite ? [[spec.opposite, { kind: 'option', spec, flag: spec.opposite }] as [string, Meaning]] : []),
+    ]),
+  ...shorthands.map((shorthand): [string, Meaning] => [shorthand.flag, { kind: 'shorthand', shorthand }]),
+])
+
+const shortFlags: ReadonlyMap<string, string> = new Map([
+  ...(Object.keys(optionTable) as OptionKey[])
+    .map(optionSpec)
+    .flatMap(({ short, flag }): [string, string][] => (short ? [[short, flag]] : [])),
+  ['h', 'help'],
+  ['V', 'version'],
+])
+
+const takesValue = (flag: string): boolean => {
+  const meaning = meanings.get(flag)
+  if (!meaning) return false
+  return meaning.kind === 'option' ? meaning.spec.value !== undefined : meaning.shorthand.shown !== undefined
+}
+
+/** @throws QuantizeError bad-option: an unknown option, an option without its value, a value for a switch */
+export function normaliseArguments(args: readonly string[]): NormalArguments {
+  const { typed, operands } = split(args)
+  const named = commandNames.find(name => name !== 'quantize' && name === operands[0]?.text && !operands[0].literal)
+  const asksHelp = operands[0]?.text === 'help' && !operands[0].literal
+  const topic = asksHelp ? commandNames.find(name => name === operands[1]?.text) : named
+  const command = topic ?? 'quantize'
+  const wants =
+    asksHelp || typed.some(({ flag }) => flag === 'help')
+      ? 'help'
+      : typed.some(({ flag }) => flag === 'version')
+        ? 'version'
+        : undefined
+  if (wants) return { command, options: [], operands: [], wants }
+  return {
+    command,
+    options: typed.flatMap(option => canonical(option, command)),
+    operands: operands.slice(named ? 1 : 0).map(({ text }) => text),
+  }
+}
+
+/** `literal`: after `--`, where even `inspect` is a model's name. */
+interface Operand {
+  readonly text: string
+  readonly literal: boolean
+}
+
+const split = (args: readonly string[]): { typed: Typed[]; operands: Operand[] } => {
+  const typed: Typed[] = []
+  const operands: Operand[] = []
+  for (let index = 0; index < args.length; index++) {
+    const argument = args[index]
+    if (argument === '--') {
+      operands.push(...args.slice(index + 1).map(text => ({ text, literal: true })))
+      break
+    }
+    if (!argument.startsWith('-') || argument === '-') operands.push({ text: argument, literal: false })
+    else {
+      const option = argument.startsWith('--') ? readLong(argument) : readShort(argument)
+      const missing = takesValue(option.flag) && option.value === undefined
+      typed.push(missing && index + 1 < args.length ? { flag: option.flag, value: args[++index] } : option)
+    }
+  }
+  return { typed, operands }
+}
+
+const readLong = (argument: string): Typed => {
+  const [, name, value] = /^--([^=]*)(?:=(.*))?$/s.exec(argument)!
+  return { flag: name.replaceAll('_', '-'), value }
+}
+
+/** `-o folder` and `-ofolder`; short switches are not bundled. */
+const readShort = (argument: string): Typed => {
+  const flag = shortFlags.get(argument[1])
+  const rest = argument.slice(2)
+  if (flag === undefined || (rest !== '' && !takesValue(flag))) {
+    throw new QuantizeError('bad-option', `${argument}: not an option; see quantize --help`)
+  }
+  return { flag, value: rest === '' ? undefined : rest }
+}
+
+const canonical = ({ flag, value }: Typed, command: CommandName): readonly string[] => {
+  const meaning = meanings.get(flag)
+  if (!meaning || !flagsOf(command).includes(flag)) throw unknownOption(flag, command)
+  if (takesValue(flag)) {
+    const shown = meaning.kind === 'option' ? meaning.spec.value?.shown : meaning.shorthand.shown
+    if (value === undefined) throw new QuantizeError('bad-option', `--${flag} needs a value: --${flag} ${shown}`)
+    return meaning.kind === 'option' ? [`--${meaning.flag}=${value}`] : meaning.shorthand.expand(value, flag)
+  }
+  if (value !== undefined) throw new QuantizeError('bad-option', `--${flag} takes no value; got ${value}`)
+  return meaning.kind === 'option' ? [`--${meaning.flag}`] : meaning.shorthand.expand('', flag)
+}
+
+const unknownOption = (flag: string, command: CommandName): QuantizeError => {
+  const owner = commandNames.find(name => flagsOf(name).includes(flag))
+  if (owner) {
+    const other = owner === 'quantize' ? 'quantizing' : `quantize ${owner}`
+    const here = command === 'quantize' ? 'quantizing' : `quantize ${command}`
+    return new QuantizeError('bad-option', `--${flag} is an option of ${other}, not of ${here}; ${usageOf(command)}`)
+  }
+  const nearest = nearestName(flag, flagsOf(command))
+  const hint = nearest ? `the nearest is --${nearest}` : usageOf(command)
+  return new QuantizeError('bad-option', `--${flag}: no such option; ${hint}`)
+}

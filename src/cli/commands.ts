@@ -1,0 +1,12 @@
+import type { EvalOptions, InspectOptions, QuantizeOptions } from './parse.ts'
+import type { Ui } from './ui.ts'
+
+/**
+ * What `main` runs. A command resolves when its work is done and written, throws QuantizeError for what is foreseen (`gate` after its
+ * work is written), and looks at `ui.signal` between steps.
+ */
+export interface Commands {
+  quantize(options: QuantizeOptions, ui: Ui): Promise<void>
+  inspect(options: InspectOptions, ui: Ui): Promise<void>
+  eval(options: EvalOptions, ui: Ui): Promise<void>
+}

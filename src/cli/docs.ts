@@ -1,0 +1,91 @@
+/** docs/cli.md, made from the table of options. `npx tsx scripts/make-cli-docs.ts` writes it; a test holds the two equal. */
+import { exitTable } from './exits.ts'
+import {
+  type CommandName,
+  commandNames,
+  commandTable,
+  type OptionSpec,
+  optionSpec,
+  shorthands,
+  usedBy,
+} from './options.ts'
+import { flagsText } from './program.ts'
+
+/** Command lines with what they do; a test parses each. */
+export const examples: readonly (readonly [command: string, does: string])[] = [
+  [
+    'quantize model.safetensors --method gptq --bits 4 --group 128',
+    'writes `model-gptq-4bit-g128/`, calibrated on the bundled text',
+  ],
+  ['quantize my-model --method rtn --bits 8 -o my-model-8bit', 'needs no calibration text'],
+  ['quantize my-model --bits 4 --group 64 --asym --clip mse --calib domain.txt', 'on your own text'],
+  ['quantize my-model --bits 4 --dry-run --json', 'the plan alone, for a script'],
+  ['quantize my-model --wbits 4 --group_size 128 --desc_act --nsamples 256', "other tools' spellings"],
+  ['quantize inspect my-model-8bit --json', 'what a checkpoint holds'],
+  [
+    'quantize eval my-model-gptq-4bit-g128 --text held-out.txt --reference my-model',
+    'perplexity, and how near the original is',
+  ],
+]
+
+const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('<', '&lt;')
+const code = (text: string): string => `\`${text.replaceAll('|', '\\|')}\``
+
+const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
+  [head, head.map(() => '---'), ...rows].map(cells => `| ${cells.join(' | ')} |`).join('\n')
+
+const flagsCell = (spec: OptionSpec<unknown>): string =>
+  spec.opposite ? `${code(flagsText(spec))}, ${code(`--${spec.opposite}`)}` : code(flagsText(spec))
+
+const optionRow = (spec: OptionSpec<unknown>, command: CommandName): readonly string[] => [
+  flagsCell(spec),
+  cell(spec.help),
+  spec.required ? 'required' : cell(spec.shownDefault ?? ''),
+  (spec.aliases ?? []).map(name => code(`--${name}`)).join(', '),
+  ...(command === 'quantize' ? [usedBy(spec)?.join(', ') ?? 'all'] : []),
+]
+
+const commandSection = (name: CommandName): string => {
+  const { usage, summary, argument, options } = commandTable[name]
+  const head = ['option', 'meaning', 'default', 'other spellings', ...(name === 'quantize' ? ['methods'] : [])]
+  return [
+    `## \`quantize ${usage}\``,
+    `${summary[0].toUpperCase()}${summary.slice(1)}. \`<model>\` is ${argument}.`,
+    table(
+      head,
+      options.map(key => optionRow(optionSpec(key), name)),
+    ),
+  ].join('\n\n')
+}
+
+const shorthandRows = shorthands.map(({ flag, shown, means }) => [
+  code(`--${flag}${shown ? ` ${shown}` : ''}`),
+  cell(means),
+])
+
+export const cliDocs = (): string =>
+  [
+    '# The command line',
+    '<!-- Made by scripts/make-cli-docs.ts from src/cli/options.ts. Change it there. -->',
+    '`quantize --help` and `quantize <command> --help` show the same options; `quantize --version` the version.',
+    'Options may stand before or after the model, as `--bits 4` or `--bits=4`. In names `_` and `-` are alike; of an option given twice the last one counts. After `--` nothing is an option or a command. An option that is not known, or that the chosen method does not use, is an error.',
+    ...commandNames.map(commandSection),
+    '## Spellings that stand for an option with its value',
+    table(['spelling', 'means'], shorthandRows),
+    '## Output',
+    'stdout carries data: with `--json` exactly one document; without it the tables of `inspect` and `eval`. stderr carries text for people: progress, the plan and the table of a run, warnings, errors. On a terminal progress is one bar with the time left, elsewhere plain lines. Colours need a terminal and no `NO_COLOR`.',
+    'An error is one line, `error: …`; `--verbose` adds the stack. With `--json` stdout then holds `{"error": {"code", "message", "exitCode"}}`, unless the document of the command was already written: with a failed gate it was.',
+    'The first Ctrl-C (or SIGTERM) stops at the next place that leaves nothing half done, the second at once. A failed or interrupted run leaves nothing under the name of its output.',
+    '## Exit codes',
+    table(
+      ['exit code', 'name in JSON', 'when'],
+      exitTable.map(({ exitCode, name, when }) => [String(exitCode), name && code(name), cell(when)]),
+    ),
+    '## Examples',
+    table(
+      ['command', 'what it does'],
+      examples.map(([command, does]) => [code(command), does]),
+    ),
+  ]
+    .join('\n\n')
+    .concat('\n')

@@ -1,0 +1,307 @@
+/**
+ * The one table of options: commander, the help text, the defaults and docs/cli.md are made from it. What depends on the method
+ * has no default here; the presets of src/method give it, and the help shows theirs.
+ */
+import type { ActOrder, Bits, ClipName } from '../contracts.ts'
+import { type Method, type MethodName, methods } from '../method/index.ts'
+import { defaults } from '../recipe.ts'
+import {
+  calibrationText,
+  fraction,
+  groupSize,
+  oneNumberOf,
+  oneOf,
+  outputFolder,
+  path,
+  size,
+  type ValueKind,
+  wholeNumber,
+} from './values.ts'
+
+/** What a method must do for an option to matter. */
+export type Need = 'data' | 'feedback'
+
+/** Why an option of each need has no effect with a method; undefined where it has. */
+export const idleReason: Readonly<Record<Need, (method: Method) => string | undefined>> = {
+  data: method => (method.needs.length === 0 ? 'it needs no data' : undefined),
+  feedback: method => (method.rounding === 'nearest' ? 'it rounds each weight to nearest' : undefined),
+}
+
+/** The methods to which an option of this need matters. */
+const methodsUsing = (need: Need | undefined): readonly Method[] =>
+  Object.values(methods).filter(method => need === undefined || idleReason[need](method) === undefined)
+
+interface Described {
+  readonly flag: string
+  readonly help: string
+  readonly short?: string
+  /** Other spellings of the flag; `_` and `-` are alike. */
+  readonly aliases?: readonly string[]
+  /** Absent: every method uses it. */
+  readonly needs?: Need
+}
+
+export interface OptionSpec<T> extends Described {
+  /** Absent: a switch. */
+  readonly value?: ValueKind<T>
+  /** For a switch with two sides: the flag that says no. */
+  readonly opposite?: string
+  readonly fallback: T | undefined
+  /** The default as people read it. */
+  readonly shownDefault?: string
+  readonly required?: true
+}
+
+/** An option with a default, shown as people would type it. */
+const withDefault = <T>(
+  value: ValueKind<T>,
+  fallback: T,
+  described: Described,
+  shownDefault = String(fallback),
+): OptionSpec<T> => ({ ...described, value, fallback, shownDefault })
+
+/** An option that may be absent; `shownDefault` says what happens then. */
+const optional = <T>(value: ValueKind<T>, shownDefault: string, described: Described): OptionSpec<T | undefined> => ({
+  ...described,
+  value,
+  fallback: undefined,
+  shownDefault: shownDefault || undefined,
+})
+
+const required = <T>(value: ValueKind<T>, described: Described): OptionSpec<T> => ({
+  ...described,
+  value,
+  fallback: undefined,
+  required: true,
+})
+
+const flag = (described: Described): OptionSpec<boolean> => ({ ...described, fallback: false })
+
+/** What the presets choose, said once where they agree, among the methods to which it matters. */
+const preset = (choice: (method: Method) => string | number, needs?: Need): string => {
+  const users = methodsUsing(needs)
+  const values = new Set(users.map(choice))
+  return values.size === 1
+    ? String([...values][0])
+    : users.map(method => `${method.name}: ${choice(method)}`).join(', ')
+}
+
+export const optionTable = {
+  output: optional(outputFolder, '<model>-<method>-<bits>bit-g<group>', {
+    flag: 'output',
+    short: 'o',
+    aliases: ['output-dir'],
+    help: 'folder for the checkpoint; it must not exist',
+  }),
+  method: withDefault(oneOf(...(Object.keys(methods) as MethodName[])), defaults.method, {
+    flag: 'method',
+    aliases: ['algorithm', 'quant-method'],
+    help: Object.values(methods)
+      .map(method => `${method.name}: ${method.summary}`)
+      .join('; '),
+  }),
+  bits: optional(
+    oneNumberOf<Bits>(2, 3, 4, 8),
+    preset(method => method.bits),
+    {
+      flag: 'bits',
+      aliases: ['q-bits', 'w-bit', 'wbits', 'nbits'],
+      help: 'bits of a code',
+    },
+  ),
+  group: optional(
+    groupSize,
+    preset(method => method.group),
+    {
+      flag: 'group',
+      aliases: ['group-size', 'q-group-size', 'groupsize'],
+      help: 'inputs that share a scale: a number, channel (or -1): a whole row, or tensor',
+    },
+  ),
+  symmetric: {
+    flag: 'sym',
+    opposite: 'asym',
+    fallback: undefined,
+    shownDefault: preset(method => (method.symmetric ? 'sym' : 'asym')),
+    help: 'zero point in the middle of the codes (sym), or fitted to each group (asym)',
+  } as OptionSpec<boolean | undefined>,
+  groupFallback: flag({
+    flag: 'group-fallback',
+    help: 'where the group does not divide the inputs of a linear, use their largest divisor not above it',
+  }),
+  clip: optional(
+    oneOf<ClipName>('minmax', 'mse'),
+    preset(method => method.clip),
+    {
+      flag: 'clip',
+      help: 'range of a group: its extremes, or the range of least squared error',
+    },
+  ),
+  actOrder: optional(
+    oneOf<ActOrder>('none', 'static', 'g_idx'),
+    preset(method => method.actOrder, 'feedback'),
+    {
+      flag: 'act-order',
+      needs: 'feedback',
+      help: 'order of the columns: as stored; by activation, groups as stored (static); or groups by activation too (g_idx)',
+    },
+  ),
+  damp: optional(
+    fraction,
+    preset(method => method.damp, 'feedback'),
+    {
+      flag: 'damp',
+      aliases: ['damp-percent', 'percdamp', 'dampening-frac'],
+      needs: 'feedback',
+      help: 'fraction of the mean diagonal added to the Gram matrix; raised by itself where that does not suffice',
+    },
+  ),
+  format: optional(
+    oneOf('gptq', 'gptq:v2'),
+    preset(method => method.format),
+    { flag: 'format', help: 'how the checkpoint stores the codes' },
+  ),
+  unfit: withDefault(oneOf<'keep' | 'error'>('keep', 'error'), defaults.unfit, {
+    flag: 'unfit',
+    help: 'a linear that the format cannot hold: leave it unquantized and list it, or stop',
+  }),
+  calib: withDefault(calibrationText, defaults.calib, {
+    flag: 'calib',
+    aliases: ['calibration-file'],
+    needs: 'data',
+    help: 'calibration text; a .jsonl file has one document a line',
+  }),
+  samples: withDefault(wholeNumber(1, 1_000_000), defaults.samples, {
+    flag: 'samples',
+    aliases: ['nsamples', 'num-samples', 'calib-size', 'max-calib-samples'],
+    needs: 'data',
+    help: 'windows of calibration text',
+  }),
+  seqLen: withDefault(wholeNumber(2, 1_048_576), defaults.seqLen, {
+    flag: 'seq-len',
+    aliases: ['seqlen', 'max-seq-length', 'sequence-length', 'calib-seq'],
+    needs: 'data',
+    help: 'tokens of a window',
+  }),
+  seed: withDefault(wholeNumber(0, 4_294_967_295), defaults.seed, {
+    flag: 'seed',
+    needs: 'data',
+    help: 'chooses the windows',
+  }),
+  shardBytes: withDefault(
+    size,
+    defaults.shardBytes,
+    {
+      flag: 'shard-size',
+      aliases: ['max-shard-size'],
+      help: 'largest weight file (GB: 10^9 bytes, GiB: 2^30)',
+    },
+    `${defaults.shardBytes / 1e9}GB`,
+  ),
+  text: required(path('<file>'), { flag: 'text', help: 'text to score' }),
+  windows: withDefault(wholeNumber(1, 1_000_000), 8, { flag: 'windows', help: 'windows of the text, from its start' }),
+  reference: optional(path('<model>'), '', {
+    flag: 'reference',
+    help: 'also compare with this model: mean KL divergence and top-1 agreement',
+  }),
+  threads: optional(wholeNumber(1, 1024), 'all cores', {
+    flag: 'threads',
+    aliases: ['num-threads', 'nthreads'],
+    help: 'threads that compute',
+  }),
+  report: optional(path('<path>'), 'quantize-report.json in the output', {
+    flag: 'report',
+    help: 'where to write the report',
+  }),
+  strict: flag({ flag: 'strict', help: 'exit with 1 if any linear fell back to rtn' }),
+  dryRun: flag({ flag: 'dry-run', help: 'print the plan, from headers alone, and write nothing' }),
+  overwrite: flag({ flag: 'overwrite', aliases: ['force'], help: 'replace an output that exists' }),
+  json: flag({ flag: 'json', help: 'one JSON document on stdout' }),
+  quiet: flag({ flag: 'quiet', help: 'no progress and no table; warnings and errors stay' }),
+  verbose: flag({ flag: 'verbose', help: 'say more; an error shows its stack' }),
+} satisfies Record<string, OptionSpec<unknown>>
+
+export type OptionKey = keyof typeof optionTable
+
+/** The options that each command takes, in the order of its help. */
+export const commandTable = {
+  quantize: {
+    usage: '<model> [options]',
+    summary: 'quantize a checkpoint',
+    argument: 'a .safetensors file, or a folder that holds one model',
+    options: [
+      ...(['output', 'method', 'bits', 'group', 'symmetric', 'clip', 'actOrder', 'damp', 'format'] as const),
+      ...(['groupFallback', 'unfit', 'calib', 'samples', 'seqLen', 'seed', 'shardBytes', 'threads', 'report'] as const),
+      ...(['strict', 'dryRun', 'overwrite', 'json', 'quiet', 'verbose'] as const),
+    ],
+  },
+  inspect: {
+    usage: 'inspect <model> [options]',
+    summary: 'tensors, dtypes, sizes, and what it is quantized with; reads no tensor data',
+    argument: 'a .safetensors file or a folder, quantized or not',
+    options: ['json', 'verbose'],
+  },
+  eval: {
+    usage: 'eval <model> --text <file> [options]',
+    summary: 'perplexity of a text, and how near a reference model is',
+    argument: 'a folder, quantized or not',
+    options: ['text', 'seqLen', 'windows', 'reference', 'threads', 'json', 'quiet', 'verbose'],
+  },
+} as const satisfies Record<string, CommandSpec>
+
+export interface CommandSpec {
+  readonly usage: string
+  readonly summary: string
+  readonly argument: string
+  readonly options: readonly OptionKey[]
+}
+
+export type CommandName = keyof typeof commandTable
+
+export const commandNames = Object.keys(commandTable) as CommandName[]
+
+/** Spellings that stand for an option with its value. */
+export interface Shorthand {
+  readonly flag: string
+  readonly shown?: string
+  readonly means: string
+  /** The options meant, each as one argument. */
+  expand(value: string, flag: string): readonly string[]
+}
+
+const schemes = oneOf('W2A16', 'W3A16', 'W4A16', 'W8A16')
+
+export const shorthands: readonly Shorthand[] = [
+  { flag: 'desc-act', means: '--act-order g_idx', expand: () => ['--act-order=g_idx'] },
+  {
+    flag: 'scheme',
+    shown: schemes.shown,
+    means: '--bits with the number after W, nothing else',
+    expand: (value, flag) => [`--bits=${schemes.parse(value, flag)[1]}`],
+  },
+]
+
+type ValueOf<S> = S extends OptionSpec<infer T> ? T : never
+
+/** The values of a command's options: complete, checked; undefined only where the table has no default. */
+export type OptionsOf<C extends CommandName> = {
+  readonly [K in (typeof commandTable)[C]['options'][number]]: ValueOf<(typeof optionTable)[K]>
+}
+
+/** An option of the table by its key, seen without its type. */
+export const optionSpec = (key: OptionKey): OptionSpec<unknown> => optionTable[key]
+
+/** The methods that use an option, by name; undefined where all do. */
+export const usedBy = ({ needs }: OptionSpec<unknown>): readonly MethodName[] | undefined =>
+  needs && methodsUsing(needs).map(({ name }) => name)
+
+/** All flags that a command knows: canonical ones first, then aliases and shorthands. */
+export const flagsOf = (command: CommandName): readonly string[] => {
+  const specs = commandTable[command].options.map(optionSpec)
+  const own = specs.flatMap(spec => [spec.flag, ...(spec.opposite ? [spec.opposite] : [])])
+  const others = specs.flatMap(spec => spec.aliases ?? [])
+  return [...own, ...others, ...(command === 'quantize' ? shorthands.map(({ flag }) => flag) : []), 'help', 'version']
+}
+
+/** How a command is called, for messages. */
+export const usageOf = (command: CommandName): string => `usage: quantize ${commandTable[command].usage}`

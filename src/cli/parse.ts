@@ -1,0 +1,104 @@
+/** Arguments → a plain, complete, checked object. Pure: nothing is read, printed or exited. */
+import { CommanderError } from 'commander'
+import { QuantizeError } from '../errors.ts'
+import { methods } from '../method/index.ts'
+import { normaliseArguments } from './arguments.ts'
+import { nearestName } from './nearest.ts'
+import {
+  type CommandName,
+  commandNames,
+  commandTable,
+  idleReason,
+  type OptionKey,
+  type OptionsOf,
+  optionSpec,
+  usageOf,
+} from './options.ts'
+import { attributeOf, makeCommand } from './program.ts'
+
+interface Asked {
+  readonly model: string
+  /** Keys of the options that the user gave; the rest are defaults. */
+  readonly explicit: ReadonlySet<OptionKey>
+}
+
+export type QuantizeOptions = Asked & OptionsOf<'quantize'>
+export type InspectOptions = Asked & OptionsOf<'inspect'>
+export type EvalOptions = Asked & OptionsOf<'eval'>
+
+/** A command with its options. */
+export type Job =
+  | { readonly command: 'quantize'; readonly options: QuantizeOptions }
+  | { readonly command: 'inspect'; readonly options: InspectOptions }
+  | { readonly command: 'eval'; readonly options: EvalOptions }
+
+export type Parsed = Job | { readonly command: 'help'; readonly topic: CommandName } | { readonly command: 'version' }
+
+const usage = (message: string): QuantizeError => new QuantizeError('bad-option', message)
+
+/**
+ * @param args what follows the program's name
+ * @throws QuantizeError bad-option, naming the nearest valid option or value; unsupported for inputs of later versions
+ */
+export function parse(args: readonly string[]): Parsed {
+  const { command, options, operands, wants } = normaliseArguments(args)
+  if (wants) return wants === 'version' ? { command: 'version' } : { command: 'help', topic: command }
+  const model = theModel(command, operands)
+  const { values, explicit } = readOptions(command, [...options, '--', model])
+  if (explicit.has('quiet') && explicit.has('verbose'))
+    throw usage('--quiet and --verbose contradict each other; give one')
+  // `values` was filled from the same table that OptionsOf is derived from.
+  const job = { command, options: { model, explicit, ...values } } as unknown as Job
+  if (job.command === 'quantize') checkUse(job.options)
+  return job
+}
+
+const theModel = (command: CommandName, operands: readonly string[]): string => {
+  const [model, excess] = operands
+  if (!model) throw usage(`no model given; ${usageOf(command)}, or quantize --help`)
+  if (excess !== undefined) {
+    const meant = command === 'quantize' ? nearestName(model, commandNames) : undefined
+    const hint = meant ? `${model} is not a command (the nearest is ${meant})` : `what is ${excess}?`
+    throw usage(`one model is taken, and ${operands.length} arguments were given: ${hint}; ${usageOf(command)}`)
+  }
+  if (model === '-')
+    throw new QuantizeError('unsupported', '-: a model is not read from stdin yet; name a file or folder')
+  if (/^hf:/i.test(model)) {
+    throw new QuantizeError(
+      'unsupported',
+      `${model}: models are not downloaded yet; name a file or folder on this machine`,
+    )
+  }
+  return model
+}
+
+const readOptions = (command: CommandName, args: readonly string[]) => {
+  const program = makeCommand(command)
+  try {
+    program.parse(args, { from: 'user' })
+  } catch (error) {
+    if (error instanceof CommanderError) throw usage(`${error.message.replace(/^error: /, '')}; see quantize --help`)
+    throw error
+  }
+  const given = (flag: string) => program.getOptionValueSource(attributeOf(flag)) === 'cli'
+  const values: Record<string, unknown> = {}
+  const explicit = new Set<OptionKey>()
+  for (const key of commandTable[command].options) {
+    const spec = optionSpec(key)
+    const no = spec.opposite !== undefined && given(spec.opposite)
+    if (no && given(spec.flag)) throw usage(`--${spec.flag} and --${spec.opposite} contradict each other; give one`)
+    if (no || given(spec.flag)) explicit.add(key)
+    else if (spec.required) throw usage(`--${spec.flag} ${spec.value?.shown} is needed; ${usageOf(command)}`)
+    values[key] = no ? false : (program.getOptionValue(attributeOf(spec.flag)) ?? spec.fallback)
+  }
+  return { values, explicit }
+}
+
+/** An option that the method does not use is an error: accepted and ignored, it would mislead. */
+const checkUse = ({ method, explicit }: QuantizeOptions): void => {
+  for (const key of explicit) {
+    const { flag, needs } = optionSpec(key)
+    const reason = needs && idleReason[needs](methods[method])
+    if (reason) throw usage(`--${flag} has no effect with --method ${method} (${reason}); leave it out`)
+  }
+}

@@ -1,0 +1,131 @@
+import { QuantizeError } from '../../errors.ts'
+import { allocateAll, freeAll, type Region } from './heap.ts'
+import { columnBytes, panelRows } from './layout.ts'
+import type { Call, Kernels } from './pool.ts'
+
+/** Dtypes that panels are made from. */
+export type PanelDtype = 'BF16' | 'F16' | 'F32'
+
+/** Bytes [start, end) of a tensor, to be written into `into`, which lies in shared memory. */
+export type ReadBytes = (start: number, end: number, into: Uint8Array) => void
+
+/** A weight matrix as it is stored: [out, in], row-major. */
+export interface Matrix {
+  /** The tensor's name, for errors. */
+  readonly name: string
+  readonly out: number
+  readonly in: number
+  readonly dtype: PanelDtype
+  readonly source: Uint8Array | ReadBytes
+}
+
+/** Rows of a matrix that one worker takes at once: whole panels but for the last. */
+export interface Chunk {
+  readonly firstRow: number
+  readonly rows: number
+  readonly panels: number
+}
+
+/** What is done with every panel. `Name`s are regions that a chunk needs beside its source and one panel. */
+export interface PanelJob<Name extends string> {
+  readonly panelsPerChunk: number
+  /** Address of u32 [in]: the place of each column in a panel, in bytes (192 · position). */
+  readonly place: number
+  /** Bytes of each region for a chunk of that many panels. */
+  regions(panels: number): Readonly<Record<Name, number>>
+  /** Calls for panel i of a chunk, whose weights lie in `regions.panel`. */
+  calls(regions: Readonly<Record<Name | 'panel', Region>>, i: number): readonly Call[]
+  /** Takes the results of a chunk; chunks come in any order. */
+  collect(regions: Readonly<Record<Name, Region>>, chunk: Chunk): void
+}
+
+const stored = {
+  BF16: { bytes: 2, kernel: 'panelFromBf16', exponent: 0x7f80 },
+  F16: { bytes: 2, kernel: 'panelFromF16', exponent: 0x7c00 },
+  F32: { bytes: 4, kernel: 'panelFromF32', exponent: 0x7f800000 },
+} as const
+
+const chunksOf = (out: number, panelsPerChunk: number): Chunk[] => {
+  const chunkRows = panelsPerChunk * panelRows
+  return Array.from({ length: Math.ceil(out / chunkRows) }, (_, i) => {
+    const firstRow = i * chunkRows
+    const rows = Math.min(chunkRows, out - firstRow)
+    return { firstRow, rows, panels: Math.ceil(rows / panelRows) }
+  })
+}
+
+/** Brings a chunk's rows into shared memory; rows that fill up the last panel are zeros. */
+const readChunk = ({ source, dtype, in: inputs }: Matrix, { firstRow, rows, panels }: Chunk, region: Region): void => {
+  const rowBytes = inputs * stored[dtype].bytes
+  const start = firstRow * rowBytes
+  const end = start + rows * rowBytes
+  const into = region.u8()
+  if (typeof source === 'function') source(start, end, into.subarray(0, end - start))
+  else into.set(source.subarray(start, end))
+  into.fill(0, end - start, panels * panelRows * rowBytes)
+}
+
+/** Names the first value that is not finite. */
+const notFinite = ({ name, dtype, in: inputs }: Matrix, chunk: Chunk, region: Region): QuantizeError => {
+  const { bytes, exponent } = stored[dtype]
+  const { buffer, byteOffset } = region.u8()
+  const length = chunk.rows * inputs
+  const values = bytes === 2 ? new Uint16Array(buffer, byteOffset, length) : new Uint32Array(buffer, byteOffset, length)
+  const at = values.findIndex(value => (value & exponent) === exponent)
+  const mantissa = values[at] & (exponent === 0x7f800000 ? 0x7fffff : 0x7fff ^ exponent)
+  const row = chunk.firstRow + Math.floor(at / inputs)
+  return new QuantizeError(
+    'bad-input',
+    `${name}: row ${row}, column ${at % inputs} is ${mantissa ? 'NaN' : 'infinite'}; weights must be finite, so the file is damaged or was saved after a failed training step`,
+  )
+}
+
+/**
+ * Runs a job over all panels of a matrix. The calling thread reads the rows of the next chunk while the workers compute; memory held is
+ * threads + 1 chunks. Which worker takes which chunk changes no result.
+ * @throws QuantizeError bad-input naming row and column of a value that is not finite; exhausted
+ */
+export const forEachPanel = async <Name extends string>(
+  kernels: Kernels,
+  matrix: Matrix,
+  job: PanelJob<Name>,
+): Promise<void> => {
+  const { bytes, kernel } = stored[matrix.dtype]
+  const chunks = chunksOf(matrix.out, job.panelsPerChunk)
+  const panelSource = panelRows * matrix.in * bytes
+  const failures = new Map<number, unknown>()
+  let next = 0
+
+  const work = async (regions: Record<Name | 'source' | 'panel', Region>, chunk: Chunk): Promise<void> => {
+    readChunk(matrix, chunk, regions.source)
+    const programs = Array.from({ length: chunk.panels }, (_, i): readonly Call[] => [
+      [kernel, regions.source.address + i * panelSource, regions.panel.address, job.place, matrix.in],
+      ...job.calls(regions, i),
+    ])
+    const results = await kernels.run(programs.flat())
+    for (let i = 0, at = 0; i < chunk.panels; at += programs[i].length, i++)
+      if (results[at]) throw notFinite(matrix, chunk, regions.source)
+    job.collect(regions, chunk)
+  }
+
+  const lane = async (regions: Record<Name | 'source' | 'panel', Region>): Promise<void> => {
+    while (next < chunks.length && failures.size === 0) {
+      const index = next++
+      await work(regions, chunks[index]).catch(error => failures.set(index, error))
+    }
+  }
+
+  const sizes = {
+    ...job.regions(job.panelsPerChunk),
+    source: job.panelsPerChunk * panelSource,
+    panel: matrix.in * columnBytes,
+  } as Record<Name | 'source' | 'panel', number>
+  const slots: Record<Name | 'source' | 'panel', Region>[] = []
+  try {
+    while (slots.length < Math.min(kernels.threads + 1, chunks.length)) slots.push(allocateAll(kernels, sizes))
+    await Promise.all(slots.map(lane))
+  } finally {
+    for (const regions of slots) freeAll(regions)
+  }
+  if (failures.size > 0) throw failures.get(Math.min(...failures.keys()))
+}

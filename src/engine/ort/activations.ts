@@ -1,0 +1,148 @@
+/**
+ * The hidden states of all samples, in chunks of whole sequences, and the memory that they lie in: buffers go back to a pool and
+ * are written again, because fresh outputs of every run would wait for the garbage collector by the hundred megabytes.
+ */
+import type { Model, WeightView } from '../../contracts.ts'
+import { QuantizeError } from '../../errors.ts'
+
+/** The values of a view as float32, row-major, in ordinary memory (ONNX Runtime refuses a SharedArrayBuffer). */
+export type ReadWeight = (view: WeightView) => Float32Array
+
+/** Free buffers by length. */
+export interface Pool {
+  /** A buffer of `length` floats; its content is whatever was in it. */
+  take(length: number): Float32Array
+  give(buffer: Float32Array): void
+}
+
+export const createPool = (): Pool => {
+  const free = new Map<number, Float32Array[]>()
+  return {
+    take: length => free.get(length)?.pop() ?? new Float32Array(length),
+    give(buffer) {
+      const list = free.get(buffer.length)
+      if (list) list.push(buffer)
+      else free.set(buffer.length, [buffer])
+    },
+  }
+}
+
+/** Some whole sequences. */
+export interface Chunk {
+  readonly sequences: number
+  /** sequences × seqLen. */
+  readonly rows: number
+  /** The residual stream between two blocks, [rows, hidden]. */
+  hidden: Float32Array
+}
+
+export interface Activations {
+  readonly seqLen: number
+  readonly width: number
+  readonly chunks: readonly Chunk[]
+  readonly pool: Pool
+}
+
+/** 512 to 4096 rows a run are equally fast; at 8192 the products fall out of the cache (docs/performance.md). */
+export const defaultChunkRows = 2048
+
+/**
+ * Sequences of each chunk: as many as fit into chunkRows, at least one. A last chunk of one row would be computed by a
+ * matrix-vector kernel, whose bits differ: it joins the chunk before it.
+ */
+export const chunkSizes = (sequences: number, seqLen: number, chunkRows: number): readonly number[] => {
+  const each = Math.max(1, Math.floor(chunkRows / seqLen))
+  const sizes = Array.from({ length: Math.ceil(sequences / each) }, (_, i) => Math.min(each, sequences - i * each))
+  if (sizes.length < 2 || sizes.at(-1)! * seqLen > 1) return sizes
+  const last = sizes.pop()!
+  return [...sizes.slice(0, -1), sizes.at(-1)! + last]
+}
+
+/** Rows further apart than this are read one by one, nearer ones in one read. */
+const maxGap = 4
+/** Rows of one read: bounds its memory. */
+const maxRun = 1024
+
+/** The rows of a table that `ids` name, each read once, whatever the table's size; row r of the result is that of sorted id r. */
+const readRows = (read: ReadWeight, view: WeightView, sorted: readonly number[], width: number): Float32Array => {
+  const rows = new Float32Array(sorted.length * width)
+  const base = view.rows?.[0] ?? 0
+  for (let start = 0; start < sorted.length; ) {
+    let end = start + 1
+    while (end < sorted.length && sorted[end] - sorted[end - 1] <= maxGap && sorted[end] - sorted[start] < maxRun) end++
+    const first = sorted[start]
+    const run = read({ ...view, rows: [base + first, base + sorted[end - 1] + 1] })
+    for (let r = start; r < end; r++) {
+      const from = (sorted[r] - first) * width
+      rows.set(run.subarray(from, from + width), r * width)
+    }
+    start = end
+  }
+  return rows
+}
+
+/** Checks the sequences and gives their common length. */
+const commonLength = (model: Model, sequences: readonly Int32Array[]): number => {
+  const seqLen = sequences[0]?.length ?? 0
+  if (seqLen === 0 || sequences.some(({ length }) => length !== seqLen))
+    throw new Error('embed: sequences must be of one length, at least 1')
+  if (seqLen > model.maxPositions) {
+    throw new QuantizeError(
+      'bad-option',
+      `sequences of ${seqLen} tokens are longer than the model's ${model.maxPositions} positions; lower --seq-len`,
+    )
+  }
+  for (const sequence of sequences) {
+    const id = sequence.find(token => token < 0 || token >= model.vocabulary)
+    if (id !== undefined) {
+      throw new QuantizeError(
+        'bad-input',
+        `the tokenizer gives token ${id}, but the model has ${model.vocabulary} tokens: does tokenizer.json belong to it?`,
+      )
+    }
+  }
+  return seqLen
+}
+
+const addPositions = (model: Model, read: ReadWeight, seqLen: number, chunks: readonly Chunk[]): void => {
+  if (!model.positions) return
+  const { table, offset } = model.positions
+  const rows = read({ ...table, rows: [offset, offset + seqLen] })
+  for (const { hidden } of chunks) {
+    for (let start = 0; start < hidden.length; start += rows.length)
+      for (let i = 0; i < rows.length; i++) hidden[start + i] += rows[i]
+  }
+}
+
+/**
+ * Token embeddings (and learned positions) of sequences of one length. Only the rows of tokens that occur are read.
+ * @param sequences token ids, all of the same length
+ * @param chunkRows rows (tokens) a run of a graph
+ * @throws QuantizeError bad-input for an id outside the vocabulary, bad-option for more tokens than positions
+ */
+export const embed = (
+  model: Model,
+  read: ReadWeight,
+  sequences: readonly Int32Array[],
+  chunkRows: number = defaultChunkRows,
+): Activations => {
+  const seqLen = commonLength(model, sequences)
+  const width = model.hidden
+  const used = [...new Set(sequences.flatMap(sequence => [...new Set(sequence)]))].sort((a, b) => a - b)
+  const rowOf = new Map(used.map((id, row) => [id, row]))
+  const rows = readRows(read, model.embedding, used, width)
+  let next = 0
+  const chunks = chunkSizes(sequences.length, seqLen, chunkRows).map(size => {
+    const hidden = new Float32Array(size * seqLen * width)
+    for (let at = 0; at < hidden.length; next++) {
+      for (const id of sequences[next]) {
+        const from = rowOf.get(id)! * width
+        hidden.set(rows.subarray(from, from + width), at)
+        at += width
+      }
+    }
+    return { sequences: size, rows: size * seqLen, hidden }
+  })
+  addPositions(model, read, seqLen, chunks)
+  return { seqLen, width, chunks, pool: createPool() }
+}

@@ -1,0 +1,124 @@
+/**
+ * The factor that error feedback wants, without inverting twice: with H = R·Rᵀ, R upper triangular, U = R⁻¹ is upper and H⁻¹ = Uᵀ·U
+ * (GPTQ, arXiv 2210.17323, step 3; R comes from an ordinary Cholesky of H with rows and columns reversed).
+ */
+import { createPanels, type Panels } from './panels.ts'
+import type { Engine } from './session.ts'
+import { factorPanels, invertPanels } from './triangular.ts'
+
+export interface FactorizeOptions {
+  /** Share of the mean diagonal that is added to the diagonal. */
+  readonly damp: number
+  /** Sweep position → column, a permutation of [0, n). Default: natural order. */
+  readonly order?: Int32Array
+}
+
+export interface Factorization {
+  /** [n, n] upper triangular, row-major, in sweep order: H⁻¹ = Uᵀ·U, U·H·Uᵀ = I. */
+  readonly U: Float32Array
+  /** The damping used: the one asked for, or as much more as it took. */
+  readonly damp: number
+  /** The Gram matrix was all zeros and H = I was taken: error feedback then equals plain rounding. */
+  readonly zero: boolean
+}
+
+/** A pivot below this share of its diagonal element is rounding noise: 2⁻²². */
+const pivotNoise = 2.384185791015625e-7
+
+/** Tried after damping 0 fails. */
+const smallestDamp = 1e-4
+
+/** Panel width: 192 columns were fastest below about 2000, 256 above. */
+const panelWidth = (n: number): number => (n < 2000 ? 192 : 256)
+
+const meanDiagonal = (gram: Float32Array, n: number): number => {
+  let sum = 0
+  for (let i = 0; i < n; i++) sum += gram[i * n + i]
+  return sum / n
+}
+
+/** Channels that never saw a value other than zero: their diagonal element of the Gram matrix [n, n] is 0. */
+export const deadChannels = (gram: Float32Array, n: number): number => {
+  let dead = 0
+  for (let i = 0; i < n; i++) if (gram[i * n + i] === 0) dead++
+  return dead
+}
+
+/** Row of the reversed matrix → column of the Gram matrix. */
+const reversedColumns = (n: number, order: Int32Array | undefined): Int32Array =>
+  Int32Array.from({ length: n }, (_, row) => (order ? order[n - 1 - row] : n - 1 - row))
+
+/** The lower triangle of H, reversed, as panels. */
+const reversedPanels = (gram: Float32Array, columns: Int32Array, added: number): Panels => {
+  const n = columns.length
+  return createPanels(n, panelWidth(n), (panel, start, end) => {
+    const width = end - start
+    for (let row = start; row < n; row++) {
+      const from = columns[row] * n
+      const to = (row - start) * width - start
+      for (let column = start; column < end; column++) panel[to + column] = gram[from + columns[column]]
+      if (row < end) panel[to + row] += added
+    }
+  })
+}
+
+/** U from the panels of the reversed inverse. */
+const reversedBack = ({ n, starts, data }: Panels): Float32Array => {
+  const U = new Float32Array(n * n)
+  for (const [k, panel] of data.entries()) {
+    const [start, end] = [starts[k], starts[k + 1]]
+    for (let row = start; row < n; row++) {
+      const from = (row - start) * (end - start) - start
+      const last = (n - row) * n - 1
+      // + 0 turns −0 into 0
+      for (let column = start; column < end && column <= row; column++) U[last - column] = panel[from + column] + 0
+    }
+  }
+  return U
+}
+
+const tryFactorize = async (
+  engine: Engine,
+  gram: Float32Array,
+  columns: Int32Array,
+  added: number,
+): Promise<Float32Array | undefined> => {
+  const n = columns.length
+  const floors = Float64Array.from(columns, column => (gram[column * n + column] + added) * pivotNoise)
+  const panels = reversedPanels(gram, columns, added)
+  const diagonal = await factorPanels(engine, panels, floors)
+  return diagonal && reversedBack(await invertPanels(engine, panels, diagonal))
+}
+
+const identity = (n: number): Float32Array => {
+  const U = new Float32Array(n * n)
+  for (let i = 0; i < n; i++) U[i * n + i] = 1
+  return U
+}
+
+/** The damping to try after `damp` failed: twice as much, at last 1. */
+const raised = (damp: number): number => (damp > 0 ? Math.min(1, 2 * damp) : smallestDamp)
+
+/**
+ * U for H = P·G·Pᵀ + damp · mean(diag G) · I, P the permutation into sweep order. A pivot that is not positive, not finite or lost in
+ * rounding noise raises the damping: twice as much each time, at most 1. A channel never seen gets zeros beside its diagonal element.
+ * G is only read. The bits do not depend on the number of threads.
+ * @param gram G, [n, n], symmetric
+ * @returns undefined when even damping 1 does not factor: G has values that are not finite, or is no Gram matrix
+ */
+export const factorize = async (
+  engine: Engine,
+  gram: Float32Array,
+  { damp: asked, order }: FactorizeOptions,
+): Promise<Factorization | undefined> => {
+  const n = Math.sqrt(gram.length)
+  const mean = meanDiagonal(gram, n)
+  if (mean === 0) return { U: identity(n), damp: asked, zero: true }
+  if (!(mean > 0 && mean < Number.POSITIVE_INFINITY)) return undefined
+  const columns = reversedColumns(n, order)
+  for (let damp = asked; ; damp = raised(damp)) {
+    const U = await tryFactorize(engine, gram, columns, damp * mean)
+    if (U) return { U, damp, zero: false }
+    if (damp >= 1) return undefined
+  }
+}

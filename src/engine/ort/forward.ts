@@ -1,0 +1,175 @@
+/**
+ * The streaming forward pass. All samples go through one graph before the next graph begins; between two graphs only the values
+ * that are still read are held, and each chunk's new values take the place of its old ones.
+ */
+import type { Block, Linear, Model, Stage, Value } from '../../contracts.ts'
+import type { Activations, Chunk, ReadWeight } from './activations.ts'
+import { attentionFeeds, lengthsFeed } from './attention.ts'
+import { type Lowered, lower } from './lower.ts'
+import { type Cuttable, cutAtTaps, type HeldValue, linearsOf, type Segment, uncut } from './segments.ts'
+import type { Engine, Feeds, GraphSession, Tensor } from './session.ts'
+
+/** A linear's weight [out, in] as float32, row-major, in ordinary memory: as stored, or as quantized so far. */
+export type LinearWeight = (linear: Linear) => Float32Array
+
+/** What a tap saw in one chunk. Valid until the promise that `onTap` gives is settled: the memory is written again. */
+export interface TapChunk {
+  /** The tap in columns [width, rows]: one row a feature. */
+  readonly transposed: Float32Array
+  readonly rows: number
+}
+
+export interface PassOptions {
+  readonly onTap?: (chunk: TapChunk, stage: Stage) => Promise<void> | void
+  /** After each chunk: chunks done, of how many. */
+  readonly onChunk?: (done: number, of: number) => void
+}
+
+/** Runs one segment over chunks. */
+interface SegmentRun {
+  readonly session: GraphSession
+  /** Weights, norms, tables: the same for every chunk. */
+  readonly feeds: Feeds
+  readonly segment: Segment
+  readonly lowered: Lowered
+}
+
+const prepareRun = async (
+  engine: Engine,
+  block: Cuttable,
+  segment: Segment,
+  seqLen: number,
+  weight: LinearWeight,
+  read: ReadWeight,
+): Promise<SegmentRun> => {
+  const lowered = lower(segment, linearsOf(block), seqLen)
+  const { linears, parameters, attention } = lowered
+  const vector = (data: Float32Array, columns: boolean): Tensor =>
+    engine.tensor(data, columns ? [data.length, 1] : [data.length])
+  const feeds = {
+    ...Object.fromEntries(
+      linears.map(({ input, linear }) => [input, engine.tensor(weight(linear), [linear.out, linear.in])]),
+    ),
+    ...Object.fromEntries(parameters.map(({ input, view, columns }) => [input, vector(read(view), columns)])),
+    ...(attention ? attentionFeeds(engine, attention, seqLen) : {}),
+  }
+  return { session: await engine.graph(lowered.key, lowered.build), feeds, segment, lowered }
+}
+
+/** The buffers of one chunk's values, by name. */
+type Held = Map<Value, Float32Array>
+
+/**
+ * Runs a segment on one chunk: its outputs join `held`, and what nobody reads later goes back to the pool.
+ * @param transposed takes the tap in columns, where the graph transposes it
+ */
+const runChunk = async (
+  engine: Engine,
+  { session, feeds, segment, lowered }: SegmentRun,
+  chunk: Chunk,
+  held: Held,
+  { pool, seqLen }: Activations,
+  transposed?: Float32Array,
+): Promise<void> => {
+  const { inputs, outputs, tap, alive } = segment
+  const tensorOf = ({ width, layout }: HeldValue, data: Float32Array): Tensor =>
+    engine.tensor(data, layout === 'rows' ? [chunk.rows, width] : [width, chunk.rows])
+  const into: Record<string, Tensor> = {}
+  for (const value of outputs) {
+    const buffer = pool.take(chunk.rows * value.width)
+    held.set(value.name, buffer)
+    into[value.name] = tensorOf(value, buffer)
+  }
+  if (transposed) into[lowered.transposed!] = engine.tensor(transposed, [tap!.width, chunk.rows])
+  const values = Object.fromEntries(inputs.map(value => [value.name, tensorOf(value, held.get(value.name)!)]))
+  const lengths = lowered.attention ? lengthsFeed(engine, chunk.sequences, seqLen) : {}
+  await session.run({ ...feeds, ...values, ...lengths }, into)
+  for (const [name, buffer] of held) {
+    if (alive.has(name) || outputs.some(output => output.name === name)) continue
+    held.delete(name)
+    pool.give(buffer)
+  }
+}
+
+/** One block, segment by segment. */
+export interface BlockPass {
+  /**
+   * Runs the next segment for all samples. The first gives the tap of stage 0 and reads no linear; segment i gives the tap of stage i
+   * and reads, through `weight`, linears of stages before i; the last ends the block, and the activations hold its output.
+   * @returns the stage whose tap was given, undefined when the block is done
+   */
+  advance(weight: LinearWeight, options?: PassOptions): Promise<Stage | undefined>
+}
+
+/**
+ * A pass over one block in which every tap can be seen, and every linear be replaced, before anything behind it is computed.
+ * @param read norms and biases; linears come through `advance`
+ */
+export const createBlockPass = (
+  engine: Engine,
+  block: Block,
+  activations: Activations,
+  read: ReadWeight,
+): BlockPass => {
+  const { chunks, pool, seqLen, width } = activations
+  const segments = cutAtTaps(block, width)
+  const held: readonly Held[] = chunks.map(({ hidden }) => new Map([[block.input, hidden]]))
+  let next = 0
+  return {
+    async advance(weight, { onTap, onChunk } = {}) {
+      const index = next++
+      if (index >= segments.length) throw new Error(`${block.name}: the pass over the block is over`)
+      const stage = block.stages[index]
+      const run = await prepareRun(engine, block, segments[index], seqLen, weight, read)
+      const { tap } = run.segment
+      // one buffer for all chunks stays in the cache
+      const scratch = run.lowered.transposed === undefined ? undefined : pool.take(chunks[0].rows * tap!.width)
+      for (const [i, chunk] of chunks.entries()) {
+        const transposed = scratch?.subarray(0, chunk.rows * tap!.width)
+        await runChunk(engine, run, chunk, held[i], activations, transposed)
+        if (tap) await onTap?.({ transposed: transposed ?? held[i].get(tap.name)!, rows: chunk.rows }, stage)
+        else chunk.hidden = held[i].get(block.output)!
+        onChunk?.(i + 1, chunks.length)
+      }
+      if (scratch) pool.give(scratch)
+      return stage
+    },
+  }
+}
+
+/** A block, or the model's final ops, in one graph: the activations hold its output afterwards. */
+const runUncut = async (
+  engine: Engine,
+  block: Cuttable,
+  activations: Activations,
+  weight: LinearWeight,
+  read: ReadWeight,
+  { onChunk }: Pick<PassOptions, 'onChunk'>,
+): Promise<void> => {
+  const { chunks, seqLen, width } = activations
+  const run = await prepareRun(engine, block, uncut(block, width), seqLen, weight, read)
+  for (const [i, chunk] of chunks.entries()) {
+    const held: Held = new Map([[block.input, chunk.hidden]])
+    await runChunk(engine, run, chunk, held, activations)
+    chunk.hidden = held.get(block.output)!
+    onChunk?.(i + 1, chunks.length)
+  }
+}
+
+/** All samples through one block, without taps. */
+export const runBlock = (
+  engine: Engine,
+  block: Block,
+  activations: Activations,
+  weight: LinearWeight,
+  read: ReadWeight,
+  options: Pick<PassOptions, 'onChunk'> = {},
+): Promise<void> => runUncut(engine, block, activations, weight, read, options)
+
+/** All samples through the ops after the last block: the activations are then what the head reads. */
+export const runFinal = (engine: Engine, model: Model, activations: Activations, read: ReadWeight): Promise<void> => {
+  const noLinears: LinearWeight = ({ name }) => {
+    throw new Error(`${name}: the final ops hold no linear`)
+  }
+  return runUncut(engine, model.final, activations, noLinears, read, {})
+}

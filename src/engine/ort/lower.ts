@@ -1,0 +1,149 @@
+/**
+ * Ops to ONNX graphs. Weights, norms, biases and rope tables are graph inputs, so that one session serves every block of the same
+ * structure. Which operators are fastest, and their pitfalls: docs/performance.md.
+ */
+import type { NodeProto } from 'onnx-buf'
+import type { ActivationKind, Linear, Op, WeightView } from '../../contracts.ts'
+import { type AttentionOp, attentionConstants, attentionInputs, attentionNodes } from './attention.ts'
+import { type Graph, type GraphValue, microsoft, node } from './onnx.ts'
+import type { HeldValue, Segment } from './segments.ts'
+
+/** A stored vector that a graph reads, a norm's weight or a bias: fed as [n], or as [n, 1] where it is added to columns. */
+export interface Parameter {
+  readonly input: string
+  readonly view: WeightView
+  readonly columns: boolean
+}
+
+/** A graph and what it is fed beside the segment's values. */
+export interface Lowered {
+  /** Equal for equal graphs. */
+  readonly key: string
+  readonly linears: readonly { readonly input: string; readonly linear: Linear }[]
+  readonly parameters: readonly Parameter[]
+  /** The op whose inputs (attention.ts, `attentionFeeds`) the graph wants. */
+  readonly attention?: AttentionOp
+  /** The output that holds the tap in columns [width, T]; undefined without a tap, or where the tap lies in columns anyway. */
+  readonly transposed?: string
+  build(): Graph
+}
+
+type OpOf<Kind extends Op['op']> = Op & { readonly op: Kind }
+type Norm = OpOf<'norm'>
+type Sum = Extract<Op, { readonly a: string }>
+/** An op, or an addition with the norm of its sum. */
+type Step = { readonly op: Op; readonly norm?: Norm }
+
+/** Pairs each addition with the norm of its sum: the two pass over memory once. */
+const pairNorms = (ops: readonly Op[]): readonly Step[] => {
+  const norms = ops.filter(op => op.op === 'norm')
+  const steps = ops.map(op => ({ op, norm: op.op === 'add' ? norms.find(({ x }) => x === op.y) : undefined }))
+  const paired = new Set<Op | undefined>(steps.map(({ norm }) => norm))
+  return steps.filter(({ op }) => !paired.has(op))
+}
+
+const activationNode = (kind: ActivationKind, x: string, y: string): NodeProto => {
+  if (kind === 'relu') return node('Relu', [x], [y])
+  if (kind === 'silu') return node('QuickGelu', [x], [y], { alpha: { float: 1 } }, microsoft)
+  return node(kind === 'gelu' ? 'Gelu' : 'FastGelu', [x], [y], {}, microsoft)
+}
+
+const normNode = ({ kind, x, y, eps }: Norm, parameters: readonly string[]): NodeProto =>
+  node(kind === 'rms' ? 'SimplifiedLayerNormalization' : 'LayerNormalization', [x, ...parameters], [y], {
+    axis: -1,
+    epsilon: { float: eps },
+  })
+
+const skipNormNode = (add: Sum, { kind, y, eps }: Norm, parameters: readonly string[]): NodeProto =>
+  node(
+    kind === 'rms' ? 'SkipSimplifiedLayerNormalization' : 'SkipLayerNormalization',
+    [add.a, add.b, ...parameters],
+    [y, '', '', add.y],
+    { epsilon: { float: eps } },
+    microsoft,
+  )
+
+/** y = x·Wᵀ + b in rows [T, out], or W·xᵀ + b in columns [out, T]; x in either. */
+const linearNode = (
+  x: string,
+  y: string,
+  weight: string,
+  bias: readonly string[],
+  columns: { readonly x: boolean; readonly y: boolean },
+): NodeProto =>
+  columns.y
+    ? node('Gemm', [weight, x, ...bias], [y], { transB: columns.x ? 0 : 1 })
+    : node('Gemm', [x, weight, ...bias], [y], { transA: columns.x ? 1 : 0, transB: 1 })
+
+/** All that distinguishes an op's graph from another's: not the names of tensors, nor what tables hold. */
+const signature = (op: Op, linears: ReadonlyMap<string, Linear>): unknown => {
+  if (op.op === 'norm') return { ...op, weight: 0, bias: op.bias !== undefined }
+  if (op.op === 'attention') return { ...op, rope: op.rope !== undefined }
+  return op.op === 'linear' ? { ...op, linear: linears.get(op.linear)!.bias !== undefined } : op
+}
+
+/** Writes the nodes of a segment's ops and collects what they read. */
+const writeNodes = (segment: Segment, byName: ReadonlyMap<string, Linear>, seqLen: number) => {
+  const held = segment.inputs.filter(({ layout }) => layout === 'columns').map(({ name }) => name)
+  const columns = new Set([...segment.columns, ...held])
+  const linears: { input: string; linear: Linear }[] = []
+  const parameters: Parameter[] = []
+  const parameter = (view: WeightView | undefined, asColumns = false): string[] => {
+    if (!view) return []
+    const input = `p${parameters.length}`
+    parameters.push({ input, view, columns: asColumns })
+    return [input]
+  }
+  const linear = ({ x, y, linear: name }: OpOf<'linear'>): NodeProto => {
+    const found = byName.get(name)!
+    const input = `w${linears.length}`
+    linears.push({ input, linear: found })
+    const layout = { x: columns.has(x), y: columns.has(y) }
+    return linearNode(x, y, input, parameter(found.bias, layout.y), layout)
+  }
+  const normInputs = ({ weight, bias }: Norm): readonly string[] => [...parameter(weight), ...parameter(bias)]
+  const nodes = pairNorms(segment.ops).flatMap(({ op, norm }): readonly NodeProto[] => {
+    if (op.op === 'linear') return [linear(op)]
+    if (op.op === 'attention') return attentionNodes(op, seqLen)
+    if (op.op === 'activation') return [activationNode(op.kind, op.x, op.y)]
+    if (op.op === 'multiply') return [node('Mul', [op.a, op.b], [op.y])]
+    if (op.op === 'norm') return [normNode(op, normInputs(op))]
+    return [norm ? skipNormNode(op, norm, normInputs(norm)) : node('Add', [op.a, op.b], [op.y])]
+  })
+  return { nodes, linears, parameters }
+}
+
+const graphValue = ({ name, width, layout }: HeldValue): GraphValue => ({
+  name,
+  shape: layout === 'rows' ? ['T', width] : [width, 'T'],
+})
+
+/**
+ * @param byName the block's linears
+ * @param seqLen tokens a sequence; the rows of a run are whole sequences
+ */
+export const lower = (segment: Segment, byName: ReadonlyMap<string, Linear>, seqLen: number): Lowered => {
+  const { inputs, outputs, tap } = segment
+  const { nodes, linears, parameters } = writeNodes(segment, byName, seqLen)
+  const attention = segment.ops.find(op => op.op === 'attention')
+  const transposed = tap?.layout === 'rows' ? `${tap.name}.transposed` : undefined
+  const signatures = segment.ops.map(op => signature(op, byName))
+  return {
+    key: JSON.stringify([signatures, inputs, outputs, transposed, [...segment.columns], attention ? seqLen : 0]),
+    linears,
+    parameters,
+    attention,
+    transposed,
+    build: () => ({
+      nodes: transposed ? [...nodes, node('Transpose', [tap!.name], [transposed], { perm: [1, 0] })] : nodes,
+      inputs: [
+        ...inputs.map(graphValue),
+        ...linears.map(({ input, linear }) => ({ name: input, shape: [linear.out, linear.in] })),
+        ...parameters.map(({ input, columns }) => ({ name: input, shape: columns ? ['n', 1] : ['n'] })),
+        ...(attention ? attentionInputs(attention) : []),
+      ],
+      outputs: [...outputs.map(graphValue), ...(transposed ? [{ name: transposed, shape: [tap!.width, 'T'] }] : [])],
+      constants: attention ? attentionConstants(attention, seqLen) : [],
+    }),
+  }
+}

@@ -1,0 +1,39 @@
+import type { Format, LinearScheme, TensorInfo } from '../contracts.ts'
+import { QuantizeError } from '../errors.ts'
+import { gptq, gptqV2 } from './gptq.ts'
+
+/** Every checkpoint format that we write and read; one line each. */
+export const formats = {
+  gptq,
+  'gptq:v2': gptqV2,
+} satisfies Readonly<Record<string, Format>>
+
+export type FormatName = keyof typeof formats
+
+export const formatNames: readonly string[] = Object.keys(formats)
+
+/** @throws QuantizeError bad-option when there is no such format */
+export const formatNamed = (name: string): Format => {
+  if (Object.hasOwn(formats, name)) return formats[name as FormatName]
+  throw new QuantizeError('bad-option', `--format ${name} is not known; known: ${formatNames.join(', ')}`)
+}
+
+/** What a checkpoint is stored in. */
+export interface DetectedFormat {
+  readonly format: Format
+  /** Module name → its scheme. */
+  readonly linears: ReadonlyMap<string, LinearScheme>
+}
+
+/**
+ * The format of a checkpoint's quantized linears, or undefined when it declares none that we know.
+ * @param config its config.json, or its quantize_config.json where there is no other
+ * @throws QuantizeError as Format.detect
+ */
+export const detectFormat = (tensors: ReadonlyMap<string, TensorInfo>, config: unknown): DetectedFormat | undefined => {
+  for (const format of Object.values(formats)) {
+    const linears = format.detect(tensors, config)
+    if (linears) return { format, linears }
+  }
+  return undefined
+}

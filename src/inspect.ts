@@ -1,0 +1,63 @@
+/** What a checkpoint holds, from its headers and config files alone: no tensor data is read. */
+import { readJsonObject } from './checkpoint/read-json.ts'
+import type { Checkpoint, LinearScheme, TensorInfo } from './contracts.ts'
+import { detectFormat } from './format/index.ts'
+import type { Files } from './io/files.ts'
+
+export interface Inspection {
+  readonly path: string
+  readonly files: readonly string[]
+  readonly modelType: string | null
+  readonly tensors: readonly TensorInfo[]
+  /** Stored elements; a word that packs eight codes counts as one. */
+  readonly elements: number
+  readonly bytes: number
+  readonly dtypes: Readonly<Record<string, { readonly tensors: number; readonly bytes: number }>>
+  readonly quantization: {
+    readonly format: string
+    readonly linears: number
+    /** Weights that are quantized, and bits for each of them: codes, scales, zeros, indexes. */
+    readonly weights: number
+    readonly bitsPerWeight: number
+    readonly schemes: readonly { readonly bits: number; readonly symmetric: boolean; readonly group: string; readonly linears: number }[]
+  } | null
+  readonly metadata: Readonly<Record<string, string>>
+}
+
+export const inspectCheckpoint = (checkpoint: Checkpoint, files: Files): Inspection => {
+  const config = readJsonObject(`${checkpoint.folder}/config.json`, files)
+  const tensors = [...checkpoint.tensors.values()].map(({ name, dtype, shape, bytes }) => ({ name, dtype, shape, bytes }))
+  const dtypes: Record<string, { tensors: number; bytes: number }> = {}
+  for (const { dtype, bytes } of tensors) {
+    dtypes[dtype] ??= { tensors: 0, bytes: 0 }
+    dtypes[dtype].tensors++
+    dtypes[dtype].bytes += bytes
+  }
+  const detected = detectFormat(checkpoint.tensors, config)
+  return {
+    path: checkpoint.path,
+    files: checkpoint.files,
+    modelType: typeof config?.model_type === 'string' ? config.model_type : null,
+    tensors,
+    elements: tensors.reduce((total, { shape }) => total + shape.reduce((product, size) => product * size, 1), 0),
+    bytes: tensors.reduce((total, { bytes }) => total + bytes, 0),
+    dtypes,
+    quantization: detected ? describeQuantization(detected.format.name, detected.linears, checkpoint) : null,
+    metadata: checkpoint.metadata,
+  }
+}
+
+const describeQuantization = (format: string, linears: ReadonlyMap<string, LinearScheme>, { tensors }: Checkpoint) => {
+  const schemes = new Map<string, { bits: number; symmetric: boolean; group: string; linears: number }>()
+  let weights = 0
+  let bytes = 0
+  for (const [name, { out, in: inputs, bits, symmetric, group }] of linears) {
+    weights += out * inputs
+    for (const part of ['qweight', 'qzeros', 'scales', 'g_idx']) bytes += tensors.get(`${name}.${part}`)?.bytes ?? 0
+    const key = `${bits} ${symmetric} ${group}`
+    const scheme = schemes.get(key) ?? { bits, symmetric, group: String(group), linears: 0 }
+    scheme.linears++
+    schemes.set(key, scheme)
+  }
+  return { format, linears: linears.size, weights, bitsPerWeight: (8 * bytes) / weights, schemes: [...schemes.values()] }
+}

@@ -1,0 +1,174 @@
+/** Runs a plan. This is the story of the program: each call is one step, and the folders say which. */
+import { join } from 'node:path'
+import { calibratedPass } from './calibrate/pass.ts'
+import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts'
+import { carriedFiles } from './checkpoint/carry.ts'
+import { readWeight } from './checkpoint/read-weight.ts'
+import { createShardWriter, planShards, publishFolder, type ShardWriter } from './checkpoint/write-safetensors.ts'
+import type { Checkpoint, TensorSource } from './contracts.ts'
+import { createKernels, type Kernels } from './engine/kernel/kernels.ts'
+import { createEngine } from './engine/ort/session.ts'
+import { copyFile, hashFile } from './io/whole-file.ts'
+import { type Feedback, noFeedback, prepareFeedback } from './feedback.ts'
+import type { Plan, PlannedLinear } from './plan.ts'
+import { createMeter, type Meter } from './progress-meter.ts'
+import { buildReport, type LinearFacts } from './report/build.ts'
+import { reportJson } from './report/json.ts'
+import type { Report } from './report/schema.ts'
+import type { RunContext } from './run-context.ts'
+import { type OutputMeter, storeLinear } from './store-linear.ts'
+import { toolName, version } from './version.ts'
+
+export const reportName = 'quantize-report.json'
+
+/** One run: its task, its means, and what it has finished. */
+interface Run {
+  readonly plan: Plan
+  readonly checkpoint: Checkpoint
+  readonly context: RunContext
+  readonly kernels: Kernels
+  readonly writer: ShardWriter
+  readonly meter: Meter
+  /** config.json (or quantize_config.json) of the output, as its readers see it. */
+  readonly outputConfig: unknown
+  readonly finished: LinearFacts[]
+}
+
+/**
+ * Quantizes `checkpoint` by `plan` into the folder `output`, which must be free: it appears under that name only when it is complete.
+ * @throws QuantizeError; nothing is left behind then
+ */
+export const runPlan = async (
+  plan: Plan,
+  checkpoint: Checkpoint,
+  sourceConfig: Readonly<Record<string, unknown>> | undefined,
+  output: string,
+  context: RunContext,
+): Promise<Report> => {
+  const { files, clock } = context
+  const began = clock.now()
+  const sample =
+    plan.recipe.calibration && sampleCalibration(checkpoint.folder, plan.model!, plan.recipe.calibration, files)
+  const configs = plan.format.assemble(sourceConfig, assembleFacts(plan))
+  const partial = `${output}.partial`
+  files.remove(partial)
+  files.makeFolder(partial)
+  const writer = createShardWriter(partial, planShards(plan.outputs, plan.recipe.shardBytes), files)
+  const kernels = await createKernels(context.threads)
+  try {
+    const meter = createMeter(plan, sample, context.progress)
+    const outputConfig = JSON.parse((configs.get('config.json') ?? configs.get('quantize_config.json'))!)
+    const run: Run = { plan, checkpoint, context, kernels, writer, meter, outputConfig, finished: [] }
+    for (const { name } of plan.passed) passTensor(checkpoint.tensors.get(name)!, writer)
+    if (sample) await quantizeCalibrated(run, sample)
+    else for (const linear of plan.linears) await quantizeLinear(run, linear, noFeedback)
+    writer.finish()
+    for (const [name, text] of configs) files.writeText(join(partial, name), text)
+    if (sourceConfig) for (const name of carriedFiles(checkpoint.folder, files)) carry(checkpoint.folder, partial, name, context)
+    const report = reportOf(run, sample, partial, (clock.now() - began) / 1000)
+    files.writeText(join(partial, reportName), reportJson(report))
+    writer.close()
+    files.remove(output)
+    publishFolder(partial, output, files)
+    context.progress({ kind: 'end' })
+    return report
+  } catch (error) {
+    writer.close()
+    files.remove(partial)
+    throw error
+  } finally {
+    await kernels.close()
+  }
+}
+
+const carry = (from: string, to: string, name: string, { files }: RunContext): void =>
+  copyFile(join(from, name), join(to, name), files)
+
+/** The bytes of a tensor as they are, in pieces. */
+const passTensor = (source: TensorSource, writer: ShardWriter): void => {
+  const pieceBytes = 8 * 2 ** 20
+  const buffer = new Uint8Array(Math.min(pieceBytes, source.bytes))
+  for (let start = 0; start < source.bytes; start += pieceBytes) {
+    const end = Math.min(source.bytes, start + pieceBytes)
+    writer.write(source.name, source.read(start, end, buffer.subarray(0, end - start)), start)
+  }
+}
+
+/** Block by block, stage by stage: the tap's statistics, then its linears, then on through the quantized ones. */
+const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Promise<void> => {
+  const { plan, checkpoint, context, kernels, meter } = run
+  const planned = new Map(plan.linears.map(linear => [linear.name, linear]))
+  const engine = await createEngine(context.threads)
+  try {
+    await calibratedPass(
+      engine,
+      plan.model!,
+      windows,
+      view => readWeight(checkpoint, view).data,
+      async ({ stage, block, statistics }) => {
+        const replaced = new Map<string, Float32Array>()
+        const linears = stage.linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
+        if (linears.length === 0) return replaced
+        const feedback = await prepareFeedback(engine, kernels, statistics, plan.recipe, `${block.name}: ${stage.tap}`)
+        for (const linear of linears)
+          replaced.set(linear.name, await quantizeLinear(run, linear, feedback, { engine, statistics }))
+        feedback.release()
+        return replaced
+      },
+      {
+        onChunk(block, stage, _done, of) {
+          context.signal.throwIfAborted()
+          meter.chunk(block, stage, of)
+        },
+      },
+    )
+  } finally {
+    await engine.release()
+  }
+}
+
+/** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds. */
+const quantizeLinear = async (run: Run, linear: PlannedLinear, feedback: Feedback, meter?: OutputMeter): Promise<Float32Array> => {
+  const { plan, checkpoint, context, kernels, writer, outputConfig, finished } = run
+  context.signal.throwIfAborted()
+  const began = context.clock.now()
+  const { scheme, storage, tensors } = linear
+  const quantized = await feedback.quantize(kernels, checkpoint.tensors.get(linear.weight.tensor)!, scheme, storage, plan.recipe.clip)
+  const stored = await storeLinear(checkpoint, linear, quantized, plan.format, writer, outputConfig, meter)
+  const { decoded, ...measured } = stored
+  const { method, fallback, damp, deadChannels } = feedback
+  const seconds = (context.clock.now() - began) / 1000
+  finished.push({ scheme, tensors, method, fallback, damp, deadChannels, ...measured, seconds })
+  run.meter.linear(linear, { method, sqnrDb: measured.error.sqnrDb, relativeOutputError: measured.relativeOutputError, seconds })
+  return decoded
+}
+
+const assembleFacts = ({ recipe, linears, kept }: Plan) => ({
+  linears: linears.map(({ scheme }) => scheme),
+  kept: kept.map(({ name }) => name),
+  method: recipe.method,
+  bits: recipe.bits,
+  symmetric: recipe.symmetric,
+  group: recipe.group,
+  actOrder: recipe.actOrder,
+  damp: recipe.damp,
+  clip: recipe.clip,
+  version,
+})
+
+const reportOf = ({ plan, checkpoint, context, finished }: Run, sample: CalibrationSample | undefined, folder: string, seconds: number): Report => {
+  const { files, clock } = context
+  const { bytesBefore, bytesAfter, weights } = plan.totals
+  return buildReport({
+    tool: { name: toolName, version },
+    recipe: JSON.parse(JSON.stringify(plan.recipe)),
+    source: { path: checkpoint.path, files: [...checkpoint.files], tensors: checkpoint.tensors.size, bytes: bytesBefore },
+    calibration: sample?.report ?? null,
+    linears: finished,
+    kept: [...plan.passed],
+    dropped: [],
+    warnings: [...plan.warnings],
+    run: { weights, bytesBefore, bytesAfter, seconds, peakMemoryBytes: clock.peakMemoryBytes() },
+    outputs: Object.fromEntries(files.list(folder).map(name => [name, hashFile(join(folder, name), files)])),
+  })
+}

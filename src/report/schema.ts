@@ -1,0 +1,74 @@
+/** quantize-report.json, version 1. docs/report.md explains every field; a test holds the two together. */
+import { z } from 'zod'
+
+const count = z.int().nonnegative()
+const bytes = z.int().nonnegative()
+const share = z.number().min(0).max(1)
+const amount = z.number().nonnegative()
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/)
+
+export const linearSchema = z.strictObject({
+  name: z.string(),
+  shape: z.tuple([z.int().positive(), z.int().positive()]),
+  method: z.enum(['gptq', 'rtn']),
+  fallback: z.string().nullable(),
+  bits: z.union([z.literal(2), z.literal(3), z.literal(4), z.literal(8)]),
+  symmetric: z.boolean(),
+  group: z.union([z.int().positive(), z.literal('channel'), z.literal('tensor')]),
+  actOrder: z.enum(['none', 'static', 'g_idx']),
+  bitsPerWeight: amount,
+  weightMse: amount,
+  sqnrDb: z.number().nullable(),
+  relativeOutputError: amount.nullable(),
+  maxAbsError: amount,
+  clippedFraction: share,
+  damp: amount.nullable(),
+  deadChannels: count.nullable(),
+  seconds: amount,
+})
+
+const reasonSchema = z.strictObject({ name: z.string(), reason: z.string() })
+
+export const calibrationSchema = z.strictObject({
+  text: z.string(),
+  sha256,
+  documents: count,
+  samplesRequested: count,
+  samplesUsed: count,
+  tokensUsed: count,
+  tokensDropped: count,
+  seqLen: z.int().positive(),
+  seed: z.int(),
+})
+
+export const totalsSchema = z.strictObject({
+  linears: count,
+  quantizedWeights: count,
+  weights: count,
+  bitsPerWeight: amount,
+  bitsPerWeightOverall: amount,
+  sqnrDb: z.number().nullable(),
+  bytesBefore: bytes,
+  bytesAfter: bytes,
+  seconds: amount,
+  peakMemoryBytes: bytes,
+})
+
+export const reportSchema = z.strictObject({
+  schema: z.literal(1),
+  tool: z.strictObject({ name: z.string(), version: z.string() }),
+  recipe: z.record(z.string(), z.json()),
+  source: z.strictObject({ path: z.string(), files: z.array(z.string()), tensors: count, bytes }),
+  calibration: calibrationSchema.nullable(),
+  linears: z.array(linearSchema),
+  kept: z.array(reasonSchema),
+  dropped: z.array(reasonSchema),
+  warnings: z.array(z.string()),
+  totals: totalsSchema,
+  outputs: z.record(z.string(), z.strictObject({ bytes, sha256 })),
+})
+
+export type Report = z.infer<typeof reportSchema>
+export type LinearReport = z.infer<typeof linearSchema>
+export type CalibrationReport = z.infer<typeof calibrationSchema>
+export type TotalsReport = z.infer<typeof totalsSchema>

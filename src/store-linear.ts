@@ -1,0 +1,54 @@
+import { readWeight } from './checkpoint/read-weight.ts'
+import type { ShardWriter } from './checkpoint/write-safetensors.ts'
+import type { Checkpoint, Format, QuantizedLinear, Statistics } from './contracts.ts'
+import { outputError } from './engine/ort/output-error.ts'
+import type { Engine } from './engine/ort/session.ts'
+import type { PlannedLinear } from './plan.ts'
+import { dequantize } from './quantize/dequantize.ts'
+import { clippedFraction, measureLinear, type WeightError } from './report/measure.ts'
+
+export interface StoredLinear {
+  /** [out, in], as decoded from the bytes on disk. */
+  readonly decoded: Float32Array
+  readonly error: WeightError
+  readonly relativeOutputError: number | null
+  readonly clippedFraction: number
+}
+
+/** Where output errors are computed. */
+export interface OutputMeter {
+  readonly engine: Engine
+  readonly statistics: Statistics
+}
+
+/** Packs one linear into its place in the output, reads it back, and measures what was stored against the source. */
+/** @param outputConfig config.json of the output, as `unpack` reads it */
+export const storeLinear = async (
+  checkpoint: Checkpoint,
+  planned: PlannedLinear,
+  quantized: QuantizedLinear,
+  format: Format,
+  writer: ShardWriter,
+  outputConfig: unknown,
+  meter?: OutputMeter,
+): Promise<StoredLinear> => {
+  const { name, weight } = planned
+  for (const tensor of format.pack(name, quantized)) writer.write(tensor.name, tensor.data)
+  const parts = new Set(planned.tensors.map(tensor => tensor.name))
+  const stored = format.unpack(name, part => (parts.has(part) ? writer.read(part) : undefined), outputConfig)
+  const decoded = dequantize(stored)
+  const original = readWeight(checkpoint, weight).data
+  return {
+    decoded,
+    error: measureLinear(original, decoded),
+    clippedFraction: clippedFraction(original, stored),
+    relativeOutputError: meter ? await relativeError(meter, original, decoded) : null,
+  }
+}
+
+/** tr(ΔW·G·ΔWᵀ) / tr(W·G·Wᵀ); 0 where the outputs are all zero. */
+const relativeError = async ({ engine, statistics }: OutputMeter, original: Float32Array, decoded: Float32Array): Promise<number> => {
+  const delta = original.map((value, i) => value - decoded[i])
+  const { error, energy } = await outputError(engine, delta, original, statistics.gram)
+  return energy > 0 ? Math.max(0, error / energy) : 0
+}

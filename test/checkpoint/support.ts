@@ -1,0 +1,36 @@
+import fs from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect } from 'vitest'
+import { type ErrorCode, QuantizeError } from '../../src/errors.ts'
+
+/** A folder of the calling test file's own, removed after it. */
+export const temporaryFolder = (): string => {
+  const folder = fs.realpathSync(fs.mkdtempSync(join(tmpdir(), 'quantize-test-')))
+  afterAll(() => fs.rmSync(folder, { recursive: true, force: true }))
+  return folder
+}
+
+/** The bytes of a file: header length, header as given (text or bytes), data. `claimed` lies about the length. */
+export const fileBytes = (header: string | Uint8Array, data: number | Uint8Array = 0, claimed?: bigint): Uint8Array => {
+  const json = typeof header === 'string' ? Buffer.from(header) : header
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(claimed ?? BigInt(json.length))
+  return new Uint8Array(Buffer.concat([length, json, typeof data === 'number' ? Buffer.alloc(data) : data]))
+}
+
+/** Whether this throws one QuantizeError of the code, in one line of printable text; returns its message. */
+export const refusal = (run: () => unknown, code: ErrorCode = 'bad-input'): string => {
+  try {
+    run()
+  } catch (error) {
+    expect(error).toBeInstanceOf(QuantizeError)
+    expect((error as QuantizeError).code).toBe(code)
+    expect((error as QuantizeError).message).not.toMatch(/\p{Cc}/u)
+    return (error as QuantizeError).message
+  }
+  return expect.fail('nothing was thrown')
+}
+
+export const openDescriptors = (): number =>
+  fs.existsSync('/proc/self/fd') ? fs.readdirSync('/proc/self/fd').length : 0

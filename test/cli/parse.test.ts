@@ -1,0 +1,273 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { examples } from '../../src/cli/docs.ts'
+import { commandNames, commandTable, optionSpec } from '../../src/cli/options.ts'
+import { type Parsed, parse } from '../../src/cli/parse.ts'
+import { QuantizeError } from '../../src/errors.ts'
+
+const words = (line: string): string[] => line.split(' ').filter(word => word !== '')
+const parseLine = (line: string): Parsed => parse(words(line))
+const optionsOf = (line: string): Record<string, unknown> => {
+  const parsed = parseLine(line)
+  if (!('options' in parsed)) throw new Error(`${line} is ${parsed.command}`)
+  return { ...parsed.options }
+}
+const refusal = (args: readonly string[]): QuantizeError => {
+  try {
+    parse(args)
+  } catch (error) {
+    if (error instanceof QuantizeError) return error
+    throw error
+  }
+  throw new Error(`accepted: ${args.join(' ')}`)
+}
+
+describe('defaults', () => {
+  it('are complete; what the method chooses is left to it', () => {
+    expect(parseLine('m')).toEqual({
+      command: 'quantize',
+      options: {
+        model: 'm',
+        explicit: new Set(),
+        output: undefined,
+        method: 'gptq',
+        bits: undefined,
+        group: undefined,
+        symmetric: undefined,
+        clip: undefined,
+        actOrder: undefined,
+        damp: undefined,
+        format: undefined,
+        groupFallback: false,
+        unfit: 'error',
+        calib: 'bundled',
+        samples: 128,
+        seqLen: 512,
+        seed: 0,
+        shardBytes: 5_000_000_000,
+        threads: undefined,
+        report: undefined,
+        strict: false,
+        dryRun: false,
+        overwrite: false,
+        json: false,
+        quiet: false,
+        verbose: false,
+      },
+    })
+  })
+  it('of inspect', () =>
+    expect(parseLine('inspect m')).toEqual({
+      command: 'inspect',
+      options: { model: 'm', explicit: new Set(), json: false, verbose: false },
+    }))
+  it('of eval', () =>
+    expect(parseLine('eval m --text t.txt')).toEqual({
+      command: 'eval',
+      options: {
+        model: 'm',
+        explicit: new Set(['text']),
+        text: 't.txt',
+        seqLen: 512,
+        windows: 8,
+        reference: undefined,
+        threads: undefined,
+        json: false,
+        quiet: false,
+        verbose: false,
+      },
+    }))
+})
+
+describe('values', () => {
+  it.each<[string, Record<string, unknown>]>([
+    ['m -o out', { output: 'out' }],
+    ['m -oout', { output: 'out' }],
+    ['m --output=a=b', { output: 'a=b' }],
+    ['--bits 8 m --method rtn', { bits: 8, method: 'rtn', model: 'm' }],
+    ['m --method GPTQ', { method: 'gptq' }],
+    ['m --bits 2', { bits: 2 }],
+    ['m --bits 3', { bits: 3 }],
+    ['m --bits 2 --bits 4', { bits: 4 }],
+    ['m --group 64', { group: 64 }],
+    ['m --group -1', { group: 'channel' }],
+    ['m --group=-1', { group: 'channel' }],
+    ['m --group Channel', { group: 'channel' }],
+    ['m --group tensor', { group: 'tensor' }],
+    ['m --sym', { symmetric: true }],
+    ['m --asym', { symmetric: false }],
+    ['m --clip mse', { clip: 'mse' }],
+    ['m --act-order g-idx', { actOrder: 'g_idx' }],
+    ['m --act-order static', { actOrder: 'static' }],
+    ['m --damp 0', { damp: 0 }],
+    ['m --damp .05', { damp: 0.05 }],
+    ['m --damp 1e-3', { damp: 0.001 }],
+    ['m --format gptq:V2', { format: 'gptq:v2' }],
+    ['m --unfit keep', { unfit: 'keep' }],
+    ['m --calib BUNDLED', { calib: 'bundled' }],
+    ['m --calib data/my_text.TXT', { calib: 'data/my_text.TXT' }],
+    ['m --calib a.jsonl', { calib: 'a.jsonl' }],
+    ['m --samples 1 --seq-len 2048 --seed 7', { samples: 1, seqLen: 2048, seed: 7 }],
+    ['m --shard-size 5GB', { shardBytes: 5_000_000_000 }],
+    ['m --shard-size 500MB', { shardBytes: 500_000_000 }],
+    ['m --shard-size 4GiB', { shardBytes: 4_294_967_296 }],
+    ['m --shard-size 1.5gb', { shardBytes: 1_500_000_000 }],
+    ['m --shard-size 4096', { shardBytes: 4096 }],
+    ['m --threads 2', { threads: 2 }],
+    ['m --dry-run --overwrite --strict --json', { dryRun: true, overwrite: true, strict: true, json: true }],
+    ['m --group-fallback --report r.json', { groupFallback: true, report: 'r.json' }],
+    ['-- --odd-name', { model: '--odd-name' }],
+    ['--bits 4 -- inspect', { model: 'inspect', bits: 4 }],
+    ['--json inspect m', { json: true, model: 'm' }],
+    ['eval --seq-len 128 m --text t --windows 2 --reference r', { seqLen: 128, windows: 2, reference: 'r', text: 't' }],
+  ])('%s', (line, expected) => expect(optionsOf(line)).toMatchObject(expected))
+
+  it('keeps what the user gave apart from defaults', () =>
+    expect(optionsOf('m --asym --samples 128 --w_bit 4').explicit).toEqual(new Set(['symmetric', 'samples', 'bits'])))
+})
+
+describe('spellings of other tools', () => {
+  it.each([
+    ['--group-size 32', '--group 32'],
+    ['--group_size 32', '--group 32'],
+    ['--q-group-size 32', '--group 32'],
+    ['--q_group_size=32', '--group 32'],
+    ['--groupsize -1', '--group channel'],
+    ['--q-bits 3', '--bits 3'],
+    ['--q_bits 3', '--bits 3'],
+    ['--w_bit 3', '--bits 3'],
+    ['--wbits 3', '--bits 3'],
+    ['--nsamples 9', '--samples 9'],
+    ['--num_samples 9', '--samples 9'],
+    ['--seqlen 99', '--seq-len 99'],
+    ['--max-seq-length 99', '--seq-len 99'],
+    ['--max_seq_length 99', '--seq-len 99'],
+    ['--percdamp .02', '--damp .02'],
+    ['--desc-act', '--act-order g_idx'],
+    ['--desc_act', '--act-order g_idx'],
+    ['--act_order none', '--act-order none'],
+    ['--scheme W2A16', '--bits 2'],
+    ['--scheme w8a16', '--bits 8'],
+    ['--force', '--overwrite'],
+    ['--dry_run', '--dry-run'],
+    ['--output_dir out', '--output out'],
+  ])('%s is %s', (theirs, ours) => expect(optionsOf(`m ${theirs}`)).toEqual(optionsOf(`m ${ours}`)))
+})
+
+describe('refusals', () => {
+  it.each([
+    ['', 'no model given'],
+    ['m --bit 4', '--bit: no such option; the nearest is --bits'],
+    ['m --groop_size 4', '--groop-size: no such option; the nearest is --group-size'],
+    ['m --sed 1', 'the nearest is --seed'],
+    ['m --dryrun', 'the nearest is --dry-run'],
+    ['m --assym', 'the nearest is --asym'],
+    ['m --target-bpw 4', '--target-bpw: no such option; usage: quantize <model>'],
+    ['m -x', '-x: not an option'],
+    ['m -Vx', '-Vx: not an option'],
+    ['m --method gtpq', '--method gtpq: rtn or gptq is needed; the nearest is gptq'],
+    ['m --method awq', '--method awq: rtn or gptq is needed'],
+    ['m --clip msse', 'the nearest is mse'],
+    ['m --bits 5', '--bits 5: 2, 3, 4 or 8 is needed; the nearest is 4 or 8'],
+    ['m --bits 1', 'the nearest is 2'],
+    ['m --bits 16', 'the nearest is 8'],
+    ['m --bits 4.0', '2, 3, 4 or 8 is needed'],
+    ['m --bits four', '--bits four: 2, 3, 4 or 8 is needed'],
+    ['m --bits', '--bits needs a value: --bits <2|3|4|8>'],
+    ['m --wbits --json', '--bits --json: 2, 3, 4 or 8 is needed'],
+    ['m --group 0', 'the nearest is 1 or channel'],
+    ['m --group -128', 'the nearest is channel'],
+    ['m --group chanel', 'the nearest is channel'],
+    ['m --group 1e2', 'a whole number of columns, channel (or -1) or tensor is needed'],
+    ['m --samples 0', 'a whole number from 1 to 1000000 is needed; the nearest is 1'],
+    ['m --samples 9999999', 'the nearest is 1000000'],
+    ['m --samples all', '--samples all: a whole number from 1 to 1000000 is needed'],
+    ['m --seq-len 1', 'the nearest is 2'],
+    ['m --seed -3', 'the nearest is 0'],
+    ['m --threads 0', 'the nearest is 1'],
+    ['m --damp 2', '--damp 2: a fraction from 0 to 1 is needed; the nearest is 1'],
+    ['m --damp -0.1', 'the nearest is 0'],
+    ['m --damp 1%', 'a fraction from 0 to 1 is needed'],
+    ['m --shard-size 5XB', '--shard-size 5XB: a size such as'],
+    ['m --shard-size 0GB', 'at least 1kB'],
+    ['m --shard-size 99999999TB', 'a size such as'],
+    ['m --calib data.parquet', '--calib data.parquet: bundled, or a file that ends in .txt or .jsonl, is needed'],
+    ['m --calib .txt', 'is needed'],
+    ['m --output --bits', '--output --bits: a folder is needed'],
+    ['m --output=', '--output "": a folder is needed'],
+    ['m --json=yes', '--json takes no value; got yes'],
+    ['m --desc_act=1', '--desc-act takes no value'],
+    ['m --scheme W4A8', '--scheme W4A8: W2A16, W3A16, W4A16 or W8A16 is needed'],
+    ['m --scheme w4a61', '; the nearest is W4A16'],
+    ['m --act-order gidx', '; the nearest is g_idx'],
+    ['m --sym --asym', '--sym and --asym contradict each other'],
+    ['m --quiet --verbose', '--quiet and --verbose contradict each other'],
+    ['m --method rtn --samples 8', '--samples has no effect with --method rtn (it needs no data); leave it out'],
+    ['m --method rtn --nsamples 8', '--samples has no effect'],
+    ['m --method rtn --seq-len 8', '--seq-len has no effect with --method rtn (it needs no data)'],
+    ['m --method rtn --seed 0', '--seed has no effect with --method rtn (it needs no data)'],
+    ['m --method rtn --calib bundled', '--calib has no effect with --method rtn (it needs no data)'],
+    ['m --method rtn --damp 0.01', '--damp has no effect with --method rtn (it rounds each weight to nearest)'],
+    ['m --method rtn --desc_act', '--act-order has no effect with --method rtn'],
+    ['inspct m', 'inspct is not a command (the nearest is inspect)'],
+    ['m q4_k_m', 'what is q4_k_m?; usage: quantize <model> [options]'],
+    ['inspect', 'no model given; usage: quantize inspect <model>'],
+    ['inspect a b', 'one model is taken, and 2 arguments were given'],
+    ['inspect m --bits 4', '--bits is an option of quantizing, not of quantize inspect'],
+    ['inspect m --quiet', '--quiet is an option of quantizing, not of quantize inspect'],
+    ['m --windows 3', '--windows is an option of quantize eval, not of quantizing'],
+    ['eval m', '--text <file> is needed; usage: quantize eval <model> --text <file>'],
+    ['eval m --text t --window 3', 'the nearest is --windows'],
+    ['eval m --text t --wbits 3', '--wbits is an option of quantizing'],
+  ])('%s', (line, message) => {
+    const { code, message: said } = refusal(words(line))
+    expect({ code, said }).toEqual({ code: 'bad-option', said: expect.stringContaining(message) })
+    expect(said).not.toContain('\n')
+  })
+
+  it.each([['-'], ['hf:owner/name']])('%s as the model is not there yet', model =>
+    expect(refusal([model]).code).toBe('unsupported'),
+  )
+  it('nor is stdout as the output', () => expect(refusal(['m', '-o', '-']).code).toBe('unsupported'))
+  it('an empty model is no model', () => expect(refusal(['']).code).toBe('bad-option'))
+
+  it('throws nothing but QuantizeError, whatever is typed', () => {
+    const flags = commandNames.flatMap(name => commandTable[name].options.map(key => `--${optionSpec(key).flag}`))
+    const word = fc.oneof(
+      fc.constantFrom(...flags, '--', '-o', 'm', 'eval', 'help', '-1', '4'),
+      fc.string({ maxLength: 8 }),
+    )
+    fc.assert(
+      fc.property(fc.array(word, { maxLength: 6 }), args => {
+        try {
+          const parsed = parse(args)
+          if ('options' in parsed) expect(parsed.options.model).not.toBe('')
+        } catch (error) {
+          expect(error).toBeInstanceOf(QuantizeError)
+        }
+      }),
+      { numRuns: 400 },
+    )
+  })
+})
+
+describe('help and version', () => {
+  it.each<[string, Parsed]>([
+    ['--help', { command: 'help', topic: 'quantize' }],
+    ['-h', { command: 'help', topic: 'quantize' }],
+    ['help', { command: 'help', topic: 'quantize' }],
+    ['help eval', { command: 'help', topic: 'eval' }],
+    ['inspect m --help', { command: 'help', topic: 'inspect' }],
+    ['m --nonsense --help', { command: 'help', topic: 'quantize' }],
+    ['--version', { command: 'version' }],
+    ['-V', { command: 'version' }],
+  ])('%s', (line, expected) => expect(parseLine(line)).toEqual(expected))
+})
+
+describe('examples of the docs', () => {
+  it.each(examples)('%s', line => {
+    const [program, ...args] = words(line)
+    expect(program).toBe('quantize')
+    expect(parse(args)).toHaveProperty('options')
+  })
+})
