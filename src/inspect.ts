@@ -19,14 +19,24 @@ export interface Inspection {
     /** Weights that are quantized, and bits for each of them: codes, scales, zeros, indexes. */
     readonly weights: number
     readonly bitsPerWeight: number
-    readonly schemes: readonly { readonly bits: number; readonly symmetric: boolean; readonly group: string; readonly linears: number }[]
+    readonly schemes: readonly {
+      readonly bits: number
+      readonly symmetric: boolean
+      readonly group: string
+      readonly linears: number
+    }[]
   } | null
   readonly metadata: Readonly<Record<string, string>>
 }
 
 export const inspectCheckpoint = (checkpoint: Checkpoint, files: Files): Inspection => {
   const config = readJsonObject(`${checkpoint.folder}/config.json`, files)
-  const tensors = [...checkpoint.tensors.values()].map(({ name, dtype, shape, bytes }) => ({ name, dtype, shape, bytes }))
+  const tensors = [...checkpoint.tensors.values()].map(({ name, dtype, shape, bytes }) => ({
+    name,
+    dtype,
+    shape,
+    bytes,
+  }))
   const dtypes: Record<string, { tensors: number; bytes: number }> = {}
   for (const { dtype, bytes } of tensors) {
     dtypes[dtype] ??= { tensors: 0, bytes: 0 }
@@ -59,5 +69,11 @@ const describeQuantization = (format: string, linears: ReadonlyMap<string, Linea
     scheme.linears++
     schemes.set(key, scheme)
   }
-  return { format, linears: linears.size, weights, bitsPerWeight: (8 * bytes) / weights, schemes: [...schemes.values()] }
+  return {
+    format,
+    linears: linears.size,
+    weights,
+    bitsPerWeight: (8 * bytes) / weights,
+    schemes: [...schemes.values()],
+  }
 }

@@ -6,12 +6,12 @@ import { carriedFiles } from './checkpoint/carry.ts'
 import { readWeight } from './checkpoint/read-weight.ts'
 import { createShardWriter, planShards, publishFolder, type ShardWriter } from './checkpoint/write-safetensors.ts'
 import type { Checkpoint, TensorSource } from './contracts.ts'
-import { createKernels, type Kernels } from './engine/kernel/kernels.ts'
+import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
 import { copyFile, hashFile } from './io/whole-file.ts'
-import { type Feedback, noFeedback, prepareFeedback } from './feedback.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
 import { createMeter, type Meter } from './progress-meter.ts'
+import { feedbackRounding, plainRounding, type StageRounding } from './quantize/stage-rounding.ts'
 import { buildReport, type LinearFacts } from './report/build.ts'
 import { reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
@@ -35,7 +35,8 @@ interface Run {
 }
 
 /**
- * Quantizes `checkpoint` by `plan` into the folder `output`, which must be free: it appears under that name only when it is complete.
+ * Quantizes `checkpoint` by `plan` into the folder `output`, which must be free (or is replaced at the very end, with `overwrite`): it
+ * appears under that name only when it is complete.
  * @throws QuantizeError; nothing is left behind then
  */
 export const runPlan = async (
@@ -43,6 +44,7 @@ export const runPlan = async (
   checkpoint: Checkpoint,
   sourceConfig: Readonly<Record<string, unknown>> | undefined,
   output: string,
+  overwrite: boolean,
   context: RunContext,
 ): Promise<Report> => {
   const { files, clock } = context
@@ -61,14 +63,15 @@ export const runPlan = async (
     const run: Run = { plan, checkpoint, context, kernels, writer, meter, outputConfig, finished: [] }
     for (const { name } of plan.passed) passTensor(checkpoint.tensors.get(name)!, writer)
     if (sample) await quantizeCalibrated(run, sample)
-    else for (const linear of plan.linears) await quantizeLinear(run, linear, noFeedback)
+    else await quantizeDataFree(run)
     writer.finish()
     for (const [name, text] of configs) files.writeText(join(partial, name), text)
-    if (sourceConfig) for (const name of carriedFiles(checkpoint.folder, files)) carry(checkpoint.folder, partial, name, context)
+    if (sourceConfig)
+      for (const name of carriedFiles(checkpoint.folder, files)) carry(checkpoint.folder, partial, name, context)
     const report = reportOf(run, sample, partial, (clock.now() - began) / 1000)
     files.writeText(join(partial, reportName), reportJson(report))
     writer.close()
-    files.remove(output)
+    if (overwrite) files.remove(output)
     publishFolder(partial, output, files)
     context.progress({ kind: 'end' })
     return report
@@ -94,6 +97,11 @@ const passTensor = (source: TensorSource, writer: ShardWriter): void => {
   }
 }
 
+const quantizeDataFree = async (run: Run): Promise<void> => {
+  const rounding = plainRounding(run.kernels, run.plan.recipe)
+  for (const linear of run.plan.linears) await quantizeLinear(run, linear, rounding)
+}
+
 /** Block by block, stage by stage: the tap's statistics, then its linears, then on through the quantized ones. */
 const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Promise<void> => {
   const { plan, checkpoint, context, kernels, meter } = run
@@ -109,10 +117,11 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
         const replaced = new Map<string, Float32Array>()
         const linears = stage.linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
         if (linears.length === 0) return replaced
-        const feedback = await prepareFeedback(engine, kernels, statistics, plan.recipe, `${block.name}: ${stage.tap}`)
+        const tap = `${block.name}: input of ${stage.linears[0].name}`
+        const rounding = await feedbackRounding(engine, kernels, statistics, plan.recipe, tap)
         for (const linear of linears)
-          replaced.set(linear.name, await quantizeLinear(run, linear, feedback, { engine, statistics }))
-        feedback.release()
+          replaced.set(linear.name, await quantizeLinear(run, linear, rounding, { engine, statistics }))
+        rounding.release()
         return replaced
       },
       {
@@ -128,18 +137,36 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
 }
 
 /** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds. */
-const quantizeLinear = async (run: Run, linear: PlannedLinear, feedback: Feedback, meter?: OutputMeter): Promise<Float32Array> => {
-  const { plan, checkpoint, context, kernels, writer, outputConfig, finished } = run
+const quantizeLinear = async (
+  run: Run,
+  linear: PlannedLinear,
+  rounding: StageRounding,
+  meter?: OutputMeter,
+): Promise<Float32Array> => {
+  const { plan, checkpoint, context, writer, outputConfig, finished } = run
   context.signal.throwIfAborted()
   const began = context.clock.now()
   const { scheme, storage, tensors } = linear
-  const quantized = await feedback.quantize(kernels, checkpoint.tensors.get(linear.weight.tensor)!, scheme, storage, plan.recipe.clip)
-  const stored = await storeLinear(checkpoint, linear, quantized, plan.format, writer, outputConfig, meter)
-  const { decoded, ...measured } = stored
-  const { method, fallback, damp, deadChannels } = feedback
+  const source = checkpoint.tensors.get(linear.weight.tensor)!
+  const { quantized, method, fallback } = await rounding.round(source, scheme, storage)
+  const { decoded, ...measured } = await storeLinear(
+    checkpoint,
+    linear,
+    quantized,
+    plan.format,
+    writer,
+    outputConfig,
+    meter,
+  )
+  const { damp, deadChannels } = rounding
   const seconds = (context.clock.now() - began) / 1000
   finished.push({ scheme, tensors, method, fallback, damp, deadChannels, ...measured, seconds })
-  run.meter.linear(linear, { method, sqnrDb: measured.error.sqnrDb, relativeOutputError: measured.relativeOutputError, seconds })
+  run.meter.linear(linear, {
+    method,
+    sqnrDb: measured.error.sqnrDb,
+    relativeOutputError: measured.relativeOutputError,
+    seconds,
+  })
   return decoded
 }
 
@@ -156,13 +183,23 @@ const assembleFacts = ({ recipe, linears, kept }: Plan) => ({
   version,
 })
 
-const reportOf = ({ plan, checkpoint, context, finished }: Run, sample: CalibrationSample | undefined, folder: string, seconds: number): Report => {
+const reportOf = (
+  { plan, checkpoint, context, finished }: Run,
+  sample: CalibrationSample | undefined,
+  folder: string,
+  seconds: number,
+): Report => {
   const { files, clock } = context
   const { bytesBefore, bytesAfter, weights } = plan.totals
   return buildReport({
     tool: { name: toolName, version },
     recipe: JSON.parse(JSON.stringify(plan.recipe)),
-    source: { path: checkpoint.path, files: [...checkpoint.files], tensors: checkpoint.tensors.size, bytes: bytesBefore },
+    source: {
+      path: checkpoint.path,
+      files: [...checkpoint.files],
+      tensors: checkpoint.tensors.size,
+      bytes: bytesBefore,
+    },
     calibration: sample?.report ?? null,
     linears: finished,
     kept: [...plan.passed],

@@ -74,15 +74,25 @@ const sum = (values: readonly number[]): number => values.reduce((total, value) 
 const elements = (tensor: TensorInfo): number => tensor.shape.reduce((product, size) => product * size, 1)
 
 /** Weights that convention leaves dense where only shapes are known: embeddings, heads, norms. */
-const denseByName = /(^|[._])(embed\w*|wte|wpe|lm_head|head|norm\w*|ln_\w+|layernorm\w*|router|classifier|score)([._]|$)/i
+const denseByName =
+  /(^|[._])(embed\w*|wte|wpe|lm_head|head|norm\w*|ln_\w+|layernorm\w*|router|classifier|score)([._]|$)/i
 
 /** Without an architecture: every two-dimensional float tensor called `….weight`, but embeddings, norms and heads. */
 const linearsByShape = (tensors: ReadonlyMap<string, TensorInfo>): Linear[] =>
   [...tensors.values()]
-    .filter(({ name, shape, dtype }) => name.endsWith('.weight') && shape.length === 2 && isFloat(dtype) && !denseByName.test(name))
-    .map(({ name, shape: [out, inputs] }) => ({ name: name.slice(0, -'.weight'.length), weight: { tensor: name }, out, in: inputs }))
+    .filter(
+      ({ name, shape, dtype }) =>
+        name.endsWith('.weight') && shape.length === 2 && isFloat(dtype) && !denseByName.test(name),
+    )
+    .map(({ name, shape: [out, inputs] }) => ({
+      name: name.slice(0, -'.weight'.length),
+      weight: { tensor: name },
+      out,
+      in: inputs,
+    }))
 
-const linearsOf = (model: Model): Linear[] => model.blocks.flatMap(block => block.stages.flatMap(stage => stage.linears))
+const linearsOf = (model: Model): Linear[] =>
+  model.blocks.flatMap(block => block.stages.flatMap(stage => stage.linears))
 
 /** The group of one linear under `--group-fallback`: the largest divisor of its inputs not above the group asked. */
 const groupFor = (linear: Linear, { group, groupFallback }: Recipe): Group => {
@@ -101,34 +111,52 @@ const planLinear = (linear: Linear, recipe: Recipe, format: Format): PlannedLine
   const group = groupFor(linear, recipe)
   const { name, weight, out, in: inputs } = linear
   const { groups } = granularity(group, inputs)
-  const scheme = { name, out, in: inputs, bits: recipe.bits, symmetric: recipe.symmetric, group, groups, actOrder: recipe.actOrder }
+  const scheme = {
+    name,
+    out,
+    in: inputs,
+    bits: recipe.bits,
+    symmetric: recipe.symmetric,
+    group,
+    groups,
+    actOrder: recipe.actOrder,
+  }
   return { name, weight, scheme, storage: format.storage(scheme), tensors: format.layout(scheme) }
 }
 
-const refusal = (linear: Linear, planned: PlannedLinear, format: Format, tensors: ReadonlyMap<string, TensorInfo>): string | undefined => {
+const refusal = (
+  linear: Linear,
+  planned: PlannedLinear,
+  format: Format,
+  tensors: ReadonlyMap<string, TensorInfo>,
+): string | undefined => {
   if (linear.weight.rows || linear.weight.transpose)
     return `its weight is a part of ${linear.weight.tensor}, which format ${format.name} cannot hold`
   const { dtype } = tensors.get(linear.weight.tensor)!
-  if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') return `its weight is ${dtype}; F32, F16 and BF16 can be quantized`
+  if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16')
+    return `its weight is ${dtype}; F32, F16 and BF16 can be quantized`
   return format.refuses(planned.scheme)
 }
 
 const passedReason = (model: Model | undefined): string =>
-  model ? 'stored as it was: not the weight of a linear in a block' : 'stored as it was: not a two-dimensional weight, or an embedding, norm or head by its name'
+  model
+    ? 'stored as it was: not the weight of a linear in a block'
+    : 'stored as it was: not a two-dimensional weight, or an embedding, norm or head by its name'
 
 const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
 
 /**
- * @param model the architecture, or undefined to go by tensor shape (data-free methods only)
+ * @param model the architecture; or why there is none, to go by tensor shape (data-free methods only)
  * @throws QuantizeError unsupported: no architecture for a method that needs data, a group that does not divide, a shape the format
  *   cannot hold (unless `--unfit keep`), nothing to quantize
  */
-export const planRun = (checkpoint: Checkpoint, model: Model | undefined, recipe: Recipe): Plan => {
+export const planRun = (checkpoint: Checkpoint, architecture: Model | string, recipe: Recipe): Plan => {
   const { tensors } = checkpoint
+  const model = typeof architecture === 'string' ? undefined : architecture
   if (!model && methods[recipe.method].needs.length > 0)
     throw new QuantizeError(
       'unsupported',
-      `${checkpoint.path}: --method ${recipe.method} runs the model, and no config.json stands beside the weights; methods that need none: ${dataFreeMethods().join(', ')}`,
+      `${checkpoint.path}: --method ${recipe.method} runs the model, but ${architecture}; methods that need no architecture: ${dataFreeMethods().join(', ')}`,
     )
   const format = formatNamed(recipe.format)
   const linears: PlannedLinear[] = []
@@ -141,17 +169,23 @@ export const planRun = (checkpoint: Checkpoint, model: Model | undefined, recipe
     else throw new QuantizeError('unsupported', `${linear.name}: ${reason}; --unfit keep leaves such linears dense`)
   }
   if (linears.length === 0)
-    throw new QuantizeError('unsupported', `${checkpoint.path}: no weight in it can be quantized (${plural(tensors.size, 'tensor')}, ${kept.length} kept dense)`)
+    throw new QuantizeError(
+      'unsupported',
+      `${checkpoint.path}: no weight in it can be quantized (${plural(tensors.size, 'tensor')}, ${kept.length} kept dense)`,
+    )
 
   const replaced = new Map(linears.map(linear => [linear.weight.tensor, linear]))
   const reasons = new Map(kept.map(({ weight, reason }) => [weight.tensor, reason]))
   const passed = [...tensors.keys()]
     .filter(name => !replaced.has(name))
     .map(name => ({ name, reason: reasons.get(name) ?? passedReason(model) }))
-  const outputs = [...tensors.values()].flatMap((tensor): readonly TensorInfo[] => replaced.get(tensor.name)?.tensors ?? [tensor])
+  const outputs = [...tensors.values()].flatMap(
+    (tensor): readonly TensorInfo[] => replaced.get(tensor.name)?.tensors ?? [tensor],
+  )
   const names = new Set<string>()
   for (const { name } of outputs) {
-    if (names.has(name)) throw new QuantizeError('bad-input', `${checkpoint.path}: already holds a tensor called ${name}`)
+    if (names.has(name))
+      throw new QuantizeError('bad-input', `${checkpoint.path}: already holds a tensor called ${name}`)
     names.add(name)
   }
   const fallbackGroups = linears.filter(({ scheme }) => scheme.group !== recipe.group)
@@ -165,9 +199,15 @@ export const planRun = (checkpoint: Checkpoint, model: Model | undefined, recipe
     outputs,
     warnings: [
       ...(model?.notes ?? []),
-      ...(model ? [] : ['no architecture known: every two-dimensional weight but embeddings, norms and heads is quantized, by shape']),
+      ...(model
+        ? []
+        : [
+            `quantized by tensor shape (${architecture}): every two-dimensional weight but embeddings, norms and heads`,
+          ]),
       ...(fallbackGroups.length > 0
-        ? [`${plural(fallbackGroups.length, 'linear')} with a smaller group than ${recipe.group} (--group-fallback): ${describeGroups(fallbackGroups)}`]
+        ? [
+            `${plural(fallbackGroups.length, 'linear')} with a smaller group than ${recipe.group} (--group-fallback): ${describeGroups(fallbackGroups)}`,
+          ]
         : []),
       ...new Set(linears.flatMap(({ scheme }) => format.warnings(scheme))),
     ],
@@ -178,7 +218,11 @@ export const planRun = (checkpoint: Checkpoint, model: Model | undefined, recipe
 const describeGroups = (linears: readonly PlannedLinear[]): string =>
   [...new Set(linears.map(({ scheme }) => `${scheme.in} inputs in groups of ${scheme.group}`))].join(', ')
 
-const totalsOf = (sources: readonly TensorInfo[], linears: readonly PlannedLinear[], outputs: readonly TensorInfo[]): PlanTotals => {
+const totalsOf = (
+  sources: readonly TensorInfo[],
+  linears: readonly PlannedLinear[],
+  outputs: readonly TensorInfo[],
+): PlanTotals => {
   const weights = sum(sources.map(elements))
   const quantizedWeights = sum(linears.map(({ scheme }) => scheme.out * scheme.in))
   const bytesAfter = sum(outputs.map(({ bytes }) => bytes))

@@ -22,7 +22,8 @@ export interface LinearResult {
   readonly seconds: number
 }
 
-const weightsOf = (stage: Stage | undefined): number => (stage?.linears ?? []).reduce((sum, { out, in: inputs }) => sum + out * inputs, 0)
+const weightsOf = (stage: Stage | undefined): number =>
+  (stage?.linears ?? []).reduce((sum, { out, in: inputs }) => sum + out * inputs, 0)
 
 const linearWork = ({ scheme: { out, in: inputs } }: PlannedLinear, swept: boolean): number =>
   out * inputs * (storeWeight + (swept ? sweepWeight * inputs : 0))
@@ -36,7 +37,9 @@ export const createMeter = (plan: Plan, sample: CalibrationSample | undefined, p
     return tokens * (weightsOf(block.stages[index - 1]) + (stage?.width ?? 0) ** 2 / 2)
   }
   const total =
-    blocks.flatMap(block => [...block.stages, undefined].map(stage => passWork(block, stage))).reduce((sum, work) => sum + work, 0) +
+    blocks
+      .flatMap(block => [...block.stages, undefined].map(stage => passWork(block, stage)))
+      .reduce((sum, work) => sum + work, 0) +
     plan.linears.reduce((sum, linear) => sum + linearWork(linear, sample !== undefined), 0)
   let done = 0
   let finished = 0
@@ -44,11 +47,26 @@ export const createMeter = (plan: Plan, sample: CalibrationSample | undefined, p
   return {
     chunk(block, stage, of) {
       done += passWork(block, stage) / of
-      progress({ kind: 'work', done, label: stage ? `${block.name}: ${stage.linears.map(({ name }) => name.split('.').pop()).join(', ')}` : block.name })
+      progress({
+        kind: 'work',
+        done,
+        label: stage
+          ? `${block.name}: ${stage.linears.map(({ name }) => name.split('.').pop()).join(', ')}`
+          : block.name,
+      })
     },
     linear(linear, { method, sqnrDb, relativeOutputError, seconds }) {
       done += linearWork(linear, sample !== undefined)
-      progress({ kind: 'linear', name: linear.name, index: ++finished, count: plan.linears.length, method, sqnrDb: sqnrDb ?? Number.POSITIVE_INFINITY, relativeOutputError, seconds })
+      progress({
+        kind: 'linear',
+        name: linear.name,
+        index: ++finished,
+        count: plan.linears.length,
+        method,
+        sqnrDb: sqnrDb ?? Number.POSITIVE_INFINITY,
+        relativeOutputError,
+        seconds,
+      })
       progress({ kind: 'work', done, label: linear.name })
     },
   }

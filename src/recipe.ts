@@ -67,7 +67,10 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const group = request.group ?? method.group
   const actOrder = request.actOrder ?? method.actOrder
   if (actOrder === 'g_idx' && typeof group !== 'number')
-    throw new QuantizeError('bad-option', `--act-order g_idx needs groups of columns; with --group ${group} use --act-order static`)
+    throw new QuantizeError(
+      'bad-option',
+      `--act-order g_idx needs groups of columns; with --group ${group} use --act-order static`,
+    )
   return {
     method: method.name,
     bits: request.bits ?? method.bits,

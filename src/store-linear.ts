@@ -47,7 +47,11 @@ export const storeLinear = async (
 }
 
 /** tr(ΔW·G·ΔWᵀ) / tr(W·G·Wᵀ); 0 where the outputs are all zero. */
-const relativeError = async ({ engine, statistics }: OutputMeter, original: Float32Array, decoded: Float32Array): Promise<number> => {
+const relativeError = async (
+  { engine, statistics }: OutputMeter,
+  original: Float32Array,
+  decoded: Float32Array,
+): Promise<number> => {
   const delta = original.map((value, i) => value - decoded[i])
   const { error, energy } = await outputError(engine, delta, original, statistics.gram)
   return energy > 0 ? Math.max(0, error / energy) : 0

@@ -40,7 +40,7 @@ export const calibratedPass = async (
     for (const stage of block.stages) {
       const gram = createGram(engine, stage.width)
       await pass.advance(weight, {
-        onTap: ({ transposed, rows }) => gram.add(transposed.data as Float32Array, rows),
+        onTap: ({ transposed, rows }) => gram.add(transposed, rows),
         onChunk: (done, of) => onChunk(block, stage, done, of),
       })
       const weights = await visitor({ block, stage, statistics: gram.finish() })

@@ -18,10 +18,18 @@ export interface CalibrationSample {
  * @param folder where tokenizer.json stands
  * @throws QuantizeError bad-input: no tokenizer, unreadable or too little text; bad-option: windows longer than the model's positions
  */
-export const sampleCalibration = (folder: string, model: Model, recipe: CalibrationRecipe, files: Files): CalibrationSample => {
+export const sampleCalibration = (
+  folder: string,
+  model: Model,
+  recipe: CalibrationRecipe,
+  files: Files,
+): CalibrationSample => {
   const { text, samples, seqLen, seed } = recipe
   if (seqLen > model.maxPositions)
-    throw new QuantizeError('bad-option', `--seq-len ${seqLen}: the model takes at most ${model.maxPositions} positions`)
+    throw new QuantizeError(
+      'bad-option',
+      `--seq-len ${seqLen}: the model takes at most ${model.maxPositions} positions`,
+    )
   const corpus = readCorpus(text, files)
   const tokenizer = loadTokenizer(folder, files)
   const { windows, report } = sampleWindows(
@@ -31,6 +39,16 @@ export const sampleCalibration = (folder: string, model: Model, recipe: Calibrat
   const { documents, samplesUsed, tokensUsed, tokensDropped } = report
   return {
     windows,
-    report: { text: corpus.name, sha256: corpus.sha256, documents, samplesRequested: samples, samplesUsed, tokensUsed, tokensDropped, seqLen, seed },
+    report: {
+      text: corpus.name,
+      sha256: corpus.sha256,
+      documents,
+      samplesRequested: samples,
+      samplesUsed,
+      tokensUsed,
+      tokensDropped,
+      seqLen,
+      seed,
+    },
   }
 }

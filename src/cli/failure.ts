@@ -1,7 +1,7 @@
 import { exitCodes, QuantizeError } from '../errors.ts'
+import { version } from '../version.ts'
 import { bugExitCode, signalExitCodes } from './exits.ts'
 import { Interrupted } from './interrupt.ts'
-import { version } from './version.ts'
 
 /** A failure as the user sees it. */
 export interface Failure {

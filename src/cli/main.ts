@@ -1,3 +1,5 @@
+import { version } from '../version.ts'
+import { commands as defaultCommands } from './commands/index.ts'
 import type { Commands } from './commands.ts'
 import { bugExitCode } from './exits.ts'
 import { type Failure, failureOf } from './failure.ts'
@@ -7,10 +9,9 @@ import { type Job, type Parsed, parse } from './parse.ts'
 import type { ProcessLike } from './process.ts'
 import { helpText } from './program.ts'
 import { createTerminal, type Terminal, type Ui } from './ui.ts'
-import { version } from './version.ts'
 
 /** Runs the command line: parses, runs one command, sets `proc.exitCode` (src/cli/exits.ts). Never rejects. */
-export async function main(proc: ProcessLike, commands: Commands): Promise<void> {
+export async function main(proc: ProcessLike, commands: Commands = defaultCommands): Promise<void> {
   const args = proc.argv.slice(2)
   // Looked for before parsing, which may fail and must be told in the right way; none has another spelling or a value.
   const has = (flag: string) => args.includes(flag)

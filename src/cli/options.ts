@@ -211,7 +211,7 @@ export const optionTable = {
   }),
   report: optional(path('<path>'), 'quantize-report.json in the output', {
     flag: 'report',
-    help: 'where to write the report',
+    help: 'where to write the report as well',
   }),
   strict: flag({ flag: 'strict', help: 'exit with 1 if any linear fell back to rtn' }),
   dryRun: flag({ flag: 'dry-run', help: 'print the plan, from headers alone, and write nothing' }),

@@ -61,6 +61,7 @@ export const dataFreeMethods = (): string[] =>
 /** @throws QuantizeError bad-option on an unknown name */
 export const methodNamed = (name: string): Method => {
   const found = Object.values(methods).find(method => method.name === name.toLowerCase())
-  if (!found) throw new QuantizeError('bad-option', `--method ${name}: not known; use ${Object.keys(methods).join(' or ')}`)
+  if (!found)
+    throw new QuantizeError('bad-option', `--method ${name}: not known; use ${Object.keys(methods).join(' or ')}`)
   return found
 }

@@ -102,7 +102,7 @@ export const fitJointly = (rows: readonly Float32Array[], weighting: Float32Arra
  * nothing was seen.
  */
 export const normalizedWeighting = (inputs: number, weighting?: Float32Array): Float32Array => {
-  const largest = weighting?.reduce((most, w) => (w > most ? w : most), 0) ?? 0
+  const largest = weighting?.reduce((most, w) => Math.max(w, most), 0) ?? 0
   if (!weighting || !(largest > 0) || largest === Number.POSITIVE_INFINITY) return new Float32Array(inputs).fill(1)
   return weighting.map(w => (w > 0 ? w / largest : 0))
 }

@@ -114,13 +114,14 @@ const writeTables = (kernels: Kernels, prepared: Prepared, joint: Affine | undef
 const panelNanoseconds = ({ job, rule }: Prepared): number =>
   panelRows * job.in * ((rule.clip.shrinks.length > 1 ? 40 : 1.5) + (job.rounding.name === 'gptq' ? job.in / 30 : 0))
 
-/** Work of a chunk: long against a round trip to a worker (0.1 ms), short against the run. */
+/** Work of a chunk at most: long against a round trip to a worker (0.1 ms), short against the run. */
 const chunkNanoseconds = 4e6
 
+/** As many chunks for each thread, at least two, since the last ones decide how long the others wait. */
 const panelsPerChunk = (prepared: Prepared, threads: number): number => {
   const panels = Math.ceil(prepared.job.out / panelRows)
-  const balanced = Math.ceil(panels / (2 * threads))
-  return Math.max(1, Math.min(balanced, Math.round(chunkNanoseconds / panelNanoseconds(prepared))))
+  const perThread = Math.max(2, Math.ceil((panels * panelNanoseconds(prepared)) / chunkNanoseconds / threads))
+  return Math.ceil(panels / (perThread * threads))
 }
 
 type ChunkRegion = 'errors' | 'codes' | 'codeRows' | 'scales' | 'zeros' | 'losses'

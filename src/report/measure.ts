@@ -65,7 +65,10 @@ export const measureLinear = (original: Float32Array, decoded: Float32Array): We
     e1 += d1 * d1
     e2 += d2 * d2
     e3 += d3 * d3
-    max = Math.max(max, Math.abs(d0), Math.abs(d1), Math.abs(d2), Math.abs(d3))
+    const high = Math.abs(d0) > Math.abs(d1) ? Math.abs(d0) : Math.abs(d1)
+    const other = Math.abs(d2) > Math.abs(d3) ? Math.abs(d2) : Math.abs(d3)
+    if (high > max) max = high
+    if (other > max) max = other
   }
   for (; i < original.length; i++) {
     const difference = original[i] - decoded[i]

@@ -45,7 +45,8 @@ function parserOf(path: string): Parser {
 
 function corpusOf(name: string, path: string, bytes: Uint8Array, parse: Parser): Corpus {
   const documents = parse(decode(bytes, path), path)
-  if (!documents.some(document => document.length > 0)) throw new QuantizeError('bad-input', `${printable(path)} holds no text`)
+  if (!documents.some(document => document.length > 0))
+    throw new QuantizeError('bad-input', `${printable(path)} holds no text`)
   return { name, documents, sha256: createHash('sha256').update(bytes).digest('hex') }
 }
 
@@ -53,7 +54,10 @@ function readBytes(path: string, files: Files): Uint8Array {
   const stat = files.stat(path)
   if (stat?.kind !== 'file') throw new QuantizeError('bad-input', `${printable(path)}: no such text file`)
   if (stat.bytes > maxBytes) {
-    throw new QuantizeError('bad-input', `${printable(path)} has ${stat.bytes} bytes, more than ${maxBytes}; give a part of it`)
+    throw new QuantizeError(
+      'bad-input',
+      `${printable(path)} has ${stat.bytes} bytes, more than ${maxBytes}; give a part of it`,
+    )
   }
   const bytes = new Uint8Array(stat.bytes)
   const descriptor = files.open(path, 'read')

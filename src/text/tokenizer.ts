@@ -49,9 +49,13 @@ function build(path: string, json: TokenizerJson, config: TokenizerJson): Librar
   try {
     return new Library(json, config)
   } catch (error) {
-    throw new QuantizeError('bad-input', `${printable(path)} is not a tokenizer that can be read: ${printable(reason(error))}`, {
-      cause: error,
-    })
+    throw new QuantizeError(
+      'bad-input',
+      `${printable(path)} is not a tokenizer that can be read: ${printable(reason(error))}`,
+      {
+        cause: error,
+      },
+    )
   }
 }
 
@@ -68,7 +72,9 @@ function readObject(path: string, files: Files): TokenizerJson {
   try {
     value = JSON.parse(text)
   } catch (error) {
-    throw new QuantizeError('bad-input', `${printable(path)} is not JSON: ${printable(reason(error))}`, { cause: error })
+    throw new QuantizeError('bad-input', `${printable(path)} is not JSON: ${printable(reason(error))}`, {
+      cause: error,
+    })
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new QuantizeError('bad-input', `${printable(path)} must hold a JSON object`)

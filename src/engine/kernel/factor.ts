@@ -14,6 +14,24 @@ const stripStart = (strip: number): number => 2 * strip * (strip + 1)
 /** Rows whose entries share the cache lines of a strip. */
 const rowsPerBlock = 8
 
+/** Rows [first, end) of the strip that begins at `to` and holds columns `column` and `column + 1`. */
+const packStrip = (
+  U: Float32Array,
+  size: number,
+  packed: Float32Array,
+  to: number,
+  column: number,
+  first: number,
+  end: number,
+): void => {
+  const pair = column + 1 < size
+  for (let row = first; row < end; row++) {
+    const from = row * size + column
+    packed[to + 2 * row] = row > column ? 0 : U[from]
+    packed[to + 2 * row + 1] = pair ? U[from + 1] : 0
+  }
+}
+
 /**
  * Packs the upper triangle into strips of two columns (2s, 2s + 1), each with rows 0 … 2s + 1 as pairs, which the sweep reads in order.
  * Takes half the bytes of U: 4 · in² / 2.
@@ -26,12 +44,8 @@ export const packFactor = (kernels: Kernels, U: Float32Array, size: number): Fac
   const packed = region.f32()
   for (let first = 0; first < size; first += rowsPerBlock) {
     for (let strip = first >> 1; strip < strips; strip++) {
-      const start = stripStart(strip)
       const column = 2 * strip
-      for (let row = first; row < Math.min(first + rowsPerBlock, column + 2, size); row++) {
-        packed[start + 2 * row] = row > column ? 0 : U[row * size + column]
-        packed[start + 2 * row + 1] = column + 1 < size ? U[row * size + column + 1] : 0
-      }
+      packStrip(U, size, packed, stripStart(strip), column, first, Math.min(first + rowsPerBlock, column + 2, size))
     }
   }
   return { address: region.address, size, release: region.free }

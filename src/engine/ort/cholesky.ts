@@ -22,11 +22,8 @@ export interface Factorization {
   readonly zero: boolean
 }
 
-/** A pivot below this share of its diagonal element is rounding noise: 2⁻²². */
-const pivotNoise = 2.384185791015625e-7
-
-/** Tried after damping 0 fails. */
-const smallestDamp = 1e-4
+/** Least damping tried after one that failed: twice less than 5e-5 may factor, but by luck (|U·H·Uᵀ − I| up to 5 on singular matrices). */
+const smallestRaise = 1e-4
 
 /** Panel width: 192 columns were fastest below about 2000, 256 above. */
 const panelWidth = (n: number): number => (n < 2000 ? 192 : 256)
@@ -83,10 +80,8 @@ const tryFactorize = async (
   columns: Int32Array,
   added: number,
 ): Promise<Float32Array | undefined> => {
-  const n = columns.length
-  const floors = Float64Array.from(columns, column => (gram[column * n + column] + added) * pivotNoise)
   const panels = reversedPanels(gram, columns, added)
-  const diagonal = await factorPanels(engine, panels, floors)
+  const diagonal = await factorPanels(engine, panels)
   return diagonal && reversedBack(await invertPanels(engine, panels, diagonal))
 }
 
@@ -96,12 +91,12 @@ const identity = (n: number): Float32Array => {
   return U
 }
 
-/** The damping to try after `damp` failed: twice as much, at last 1. */
-const raised = (damp: number): number => (damp > 0 ? Math.min(1, 2 * damp) : smallestDamp)
+/** The damping to try after `damp` failed: twice as much, at least 1e-4, at last 1. */
+const raised = (damp: number): number => Math.min(1, Math.max(2 * damp, smallestRaise))
 
 /**
- * U for H = P·G·Pᵀ + damp · mean(diag G) · I, P the permutation into sweep order. A pivot that is not positive, not finite or lost in
- * rounding noise raises the damping: twice as much each time, at most 1. A channel never seen gets zeros beside its diagonal element.
+ * U for H = P·G·Pᵀ + damp · mean(diag G) · I, P the permutation into sweep order. A pivot that is not positive and finite
+ * raises the damping: to twice as much each time, at least 1e-4 and at most 1. A channel never seen gets zeros beside its diagonal element.
  * G is only read. The bits do not depend on the number of threads.
  * @param gram G, [n, n], symmetric
  * @returns undefined when even damping 1 does not factor: G has values that are not finite, or is no Gram matrix

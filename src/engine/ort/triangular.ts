@@ -15,8 +15,8 @@ interface Factor {
 /** Largest block for scalar code: the time grows with the cube. */
 const scalarSize = 64
 
-/** L of the lower triangle of A [w, w], float64; undefined when a pivot is not above its floor (or not finite). */
-const scalarCholesky = (a: Float32Array, w: number, floors: Float64Array): Float64Array | undefined => {
+/** L of the lower triangle of A [w, w], float64; undefined when a pivot is not positive and finite. */
+const scalarCholesky = (a: Float32Array, w: number): Float64Array | undefined => {
   const l = new Float64Array(w * w)
   for (let row = 0; row < w; row++)
     for (let column = 0; column <= row; column++) {
@@ -30,7 +30,7 @@ const scalarCholesky = (a: Float32Array, w: number, floors: Float64Array): Float
       if (k < column) even += l[row * w + k] * l[column * w + k]
       const rest = a[row * w + column] - (even + odd)
       if (row > column) l[row * w + column] = rest / l[column * w + column]
-      else if (rest > floors[row] && rest < Number.POSITIVE_INFINITY) l[row * w + row] = Math.sqrt(rest)
+      else if (rest > 0 && rest < Number.POSITIVE_INFINITY) l[row * w + row] = Math.sqrt(rest)
       else return undefined
     }
   return l
@@ -50,20 +50,15 @@ const scalarNegatedInverse = (l: Float64Array, w: number): Float64Array => {
   return x
 }
 
-const factorScalar = (a: Float32Array, w: number, floors: Float64Array): Factor | undefined => {
-  const l = scalarCholesky(a, w, floors)
+const factorScalar = (a: Float32Array, w: number): Factor | undefined => {
+  const l = scalarCholesky(a, w)
   return l && { lower: Float32Array.from(l), negatedInverse: Float32Array.from(scalarNegatedInverse(l, w)) }
 }
 
-const factorBlock = async (
-  engine: Engine,
-  a: Float32Array,
-  w: number,
-  floors: Float64Array,
-): Promise<Factor | undefined> => {
-  if (w <= scalarSize) return factorScalar(a, w, floors)
+const factorBlock = async (engine: Engine, a: Float32Array, w: number): Promise<Factor | undefined> => {
+  if (w <= scalarSize) return factorScalar(a, w)
   const panels = panelsOf(a, w, scalarSize)
-  const diagonal = await factorPanels(engine, panels, floors)
+  const diagonal = await factorPanels(engine, panels)
   if (!diagonal) return undefined
   const lower = new Float32Array(w * w)
   const negatedInverse = new Float32Array(w * w)
@@ -76,20 +71,15 @@ const factorBlock = async (
 /**
  * Replaces A by its lower Cholesky factor, right-looking: factor the diagonal block, solve the panel below it, subtract the panel's
  * share from all later panels.
- * @param floors [n]: a pivot must lie above
  * @returns the negated inverses of the diagonal blocks; undefined when a pivot fails (A is spoilt then)
  */
-export const factorPanels = async (
-  engine: Engine,
-  a: Panels,
-  floors: Float64Array,
-): Promise<readonly Float32Array[] | undefined> => {
+export const factorPanels = async (engine: Engine, a: Panels): Promise<readonly Float32Array[] | undefined> => {
   const { n, starts, data } = a
   const diagonal: Float32Array[] = []
   for (let k = 0; k < data.length; k++) {
     const [start, end] = [starts[k], starts[k + 1]]
     const w = end - start
-    const factor = await factorBlock(engine, data[k].subarray(0, w * w), w, floors.subarray(start, end))
+    const factor = await factorBlock(engine, data[k].subarray(0, w * w), w)
     if (!factor) return undefined
     diagonal.push(factor.negatedInverse)
     data[k] = await solvedPanel(engine, data[k], n - end, w, factor)

@@ -22,7 +22,7 @@ export interface Affine {
 
 const symmetricParameters = (low: number, high: number, grid: Grid, { scaleDtype }: Storage): Affine => {
   const zero = 1 << (grid.bits - 1)
-  const largest = high > -low ? high : -low
+  const largest = Math.max(high, -low)
   if (largest === 0) return { scale: 1, zero }
   return { scale: roundScale(Math.fround(largest / (maxCodeOf(grid) / 2)), scaleDtype), zero }
 }

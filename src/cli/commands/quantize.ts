@@ -1,0 +1,106 @@
+import { availableParallelism } from 'node:os'
+import { basename, extname, join, resolve, sep } from 'node:path'
+import { openCheckpoint } from '../../checkpoint/open-checkpoint.ts'
+import { readJsonObject } from '../../checkpoint/read-json.ts'
+import type { Checkpoint, Model } from '../../contracts.ts'
+import { QuantizeError } from '../../errors.ts'
+import { unknownQuantization } from '../../evaluate/load-model.ts'
+import { detectFormat } from '../../format/index.ts'
+import { nodeClock } from '../../io/clock.ts'
+import { type Files, nodeFiles } from '../../io/files.ts'
+import { methods } from '../../method/index.ts'
+import { buildModel } from '../../model/graph.ts'
+import { runPlan } from '../../pipeline.ts'
+import { type Plan, planRun } from '../../plan.ts'
+import { type Recipe, resolveRecipe } from '../../recipe.ts'
+import { reportJson } from '../../report/json.ts'
+import { planDocument, planTable } from '../../report/plan-table.ts'
+import type { Report } from '../../report/schema.ts'
+import { reportTable } from '../../report/table.ts'
+import type { QuantizeOptions } from '../parse.ts'
+import type { Ui } from '../ui.ts'
+
+type Config = Readonly<Record<string, unknown>> | undefined
+
+/** The model's name: its folder's, unless the file has a name of its own. */
+const modelName = (checkpoint: Checkpoint, files: Files): string => {
+  const file = basename(checkpoint.path)
+  const own = extname(file) === '.safetensors' && !/^model(-\d+-of-\d+)?\.safetensors$/.test(file)
+  return own ? file.slice(0, -'.safetensors'.length) : basename(files.realPath(checkpoint.folder))
+}
+
+const defaultOutput = (name: string, { method, bits, group }: Recipe): string =>
+  `${name}-${method}-${bits}bit-${typeof group === 'number' ? `g${group}` : group}`
+
+/** @throws QuantizeError bad-option when the output stands in the way, or would replace what is read */
+const checkOutput = (output: string, checkpoint: Checkpoint, overwrite: boolean, files: Files): void => {
+  if (!files.stat(output)) return
+  if (!overwrite)
+    throw new QuantizeError('bad-option', `${output} exists; give another -o, or --overwrite to replace it`)
+  const target = files.realPath(output)
+  const source = files.realPath(checkpoint.folder)
+  if (source === target || source.startsWith(target + sep))
+    throw new QuantizeError('bad-option', `${output} holds the model that is read; give another -o`)
+}
+
+/** The architecture, or why there is none where the method does not need one. */
+const architectureOf = (checkpoint: Checkpoint, config: Config, recipe: Recipe): Model | string => {
+  const configFile = join(checkpoint.folder, 'config.json')
+  if (!config) return `no config.json stands beside ${checkpoint.path}`
+  const detected = detectFormat(checkpoint.tensors, config)
+  if (detected)
+    throw new QuantizeError(
+      'unsupported',
+      `${checkpoint.path}: quantized already, in format ${detected.format.name}; give the original model`,
+    )
+  if (config.quantization_config) throw unknownQuantization(configFile, config.quantization_config)
+  if (methods[recipe.method].needs.length > 0) return buildModel(config, checkpoint.tensors, configFile)
+  try {
+    return buildModel(config, checkpoint.tensors, configFile)
+  } catch (error) {
+    if (error instanceof QuantizeError && error.code === 'unsupported') return error.message.split('; ')[0]
+    throw error
+  }
+}
+
+export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> => {
+  const files = nodeFiles
+  const recipe = resolveRecipe(options)
+  const checkpoint = openCheckpoint(options.model, files)
+  try {
+    const config = readJsonObject(join(checkpoint.folder, 'config.json'), files)
+    const plan = planRun(checkpoint, architectureOf(checkpoint, config, recipe), recipe)
+    const output = resolve(options.output ?? defaultOutput(modelName(checkpoint, files), recipe))
+    if (options.dryRun) return tellPlan(plan, output, options.json, ui)
+    checkOutput(output, checkpoint, options.overwrite, files)
+    const threads = options.threads ?? availableParallelism()
+    const context = { files, clock: nodeClock, threads, progress: ui.report, signal: ui.signal }
+    const report = await runPlan(plan, checkpoint, config, output, options.overwrite, context)
+    if (options.report) files.writeText(options.report, reportJson(report))
+    tellReport(report, options.output ?? basename(output), options.json, ui)
+    if (options.strict) checkFallbacks(report)
+  } finally {
+    checkpoint.close()
+  }
+}
+
+const tellPlan = (plan: Plan, output: string, json: boolean, ui: Ui): void => {
+  if (json) ui.json(planDocument(plan, output))
+  else ui.data(planTable(plan, output))
+}
+
+const tellReport = (report: Report, output: string, json: boolean, ui: Ui): void => {
+  if (json) ui.json({ output, report })
+  ui.print(
+    `\n${reportTable(report, { width: ui.columns, style: { heading: ui.style.bold, warning: ui.style.yellow } })}\n\nwritten to ${output}`,
+  )
+}
+
+const checkFallbacks = ({ linears }: Report): void => {
+  const fallen = linears.filter(({ fallback }) => fallback !== null)
+  if (fallen.length > 0)
+    throw new QuantizeError(
+      'gate',
+      `--strict: ${fallen.length} of ${linears.length} linears fell back to rtn; the first: ${fallen[0].name}: ${fallen[0].fallback}`,
+    )
+}

@@ -1,0 +1,127 @@
+/** How the linears of one stage are rounded: all that they share is prepared once, from what their tap saw. */
+import type { ClipName, LinearScheme, QuantizedLinear, Statistics, Storage, TensorSource } from '../contracts.ts'
+import { packFactor } from '../engine/kernel/factor.ts'
+import type { PanelDtype } from '../engine/kernel/panels.ts'
+import type { Kernels } from '../engine/kernel/pool.ts'
+import { deadChannels, factorize } from '../engine/ort/cholesky.ts'
+import type { Engine } from '../engine/ort/session.ts'
+import { QuantizeError } from '../errors.ts'
+import type { Recipe } from '../recipe.ts'
+import { actOrder } from './act-order.ts'
+import { type LinearRounding, quantizeLinear } from './quantize-linear.ts'
+
+export interface Rounded {
+  readonly quantized: QuantizedLinear
+  readonly method: 'rtn' | 'gptq'
+  /** Why the method asked for was not used; null: it was. */
+  readonly fallback: string | null
+}
+
+export interface StageRounding {
+  /** Damping used, and channels of the tap that were zero in every token; null without statistics. */
+  readonly damp: number | null
+  readonly deadChannels: number | null
+  round(source: TensorSource, scheme: LinearScheme, storage: Storage): Promise<Rounded>
+  /** Gives shared memory back. */
+  release(): void
+}
+
+interface Choice {
+  readonly rounding: LinearRounding
+  readonly weighting?: Float32Array
+  readonly fallback: string | null
+}
+
+const roundWith = async (
+  kernels: Kernels,
+  clip: ClipName,
+  { rounding, weighting, fallback }: Choice,
+  source: TensorSource,
+  scheme: LinearScheme,
+  storage: Storage,
+): Promise<Rounded> => {
+  const { name, out, in: inputs, bits, symmetric, group } = scheme
+  const { quantized, loss } = await quantizeLinear(kernels, {
+    name: source.name,
+    out,
+    in: inputs,
+    dtype: source.dtype as PanelDtype,
+    source: (start, end, into) => void source.read(start, end, into),
+    grid: { name: `int${bits}`, bits, symmetric },
+    clip,
+    group,
+    storage,
+    rounding,
+    weighting,
+  })
+  if (loss === undefined || Number.isFinite(loss))
+    return { quantized, method: rounding.name === 'gptq' ? 'gptq' : 'rtn', fallback }
+  const diverged: Choice = { rounding: nearest, weighting, fallback: `${name}: the sweep diverged` }
+  return roundWith(kernels, clip, diverged, source, scheme, storage)
+}
+
+const nearest: LinearRounding = { name: 'nearest' }
+
+/** Rounding to nearest, without data. */
+export const plainRounding = (kernels: Kernels, { clip }: Recipe): StageRounding => ({
+  damp: null,
+  deadChannels: null,
+  round: (source, scheme, storage) =>
+    roundWith(kernels, clip, { rounding: nearest, fallback: null }, source, scheme, storage),
+  release: () => {},
+})
+
+/**
+ * Fewer tokens than this for each input, and error feedback fits noise: on the linears of smollm2-135m it is then no better than plain
+ * rounding on other text (docs/methods.md).
+ */
+const leastTokensPerInput = 1 / 8
+
+const diagonalOf = (gram: Float32Array, n: number): Float32Array =>
+  Float32Array.from({ length: n }, (_, channel) => gram[channel * n + channel])
+
+/**
+ * Error feedback for the linears behind a tap. Falls back to rounding to nearest, and says so, when too few tokens were seen or the Gram
+ * matrix does not factor at any damping.
+ * @param tap for messages
+ * @throws QuantizeError bad-input when an activation was not finite
+ */
+export const feedbackRounding = async (
+  engine: Engine,
+  kernels: Kernels,
+  { gram, count }: Statistics,
+  recipe: Recipe,
+  tap: string,
+): Promise<StageRounding> => {
+  const n = Math.sqrt(gram.length)
+  const diagonal = diagonalOf(gram, n)
+  const broken = diagonal.findIndex(value => !Number.isFinite(value))
+  if (broken >= 0)
+    throw new QuantizeError(
+      'bad-input',
+      `${tap}: channel ${broken} of its activations is not finite; the source's weights overflow on the calibration text`,
+    )
+  const { clip, damp } = recipe
+  const dead = deadChannels(gram, n)
+  const fallBack = (reason: string): StageRounding => ({
+    damp: null,
+    deadChannels: dead,
+    round: (source, scheme, storage) =>
+      roundWith(kernels, clip, { rounding: nearest, weighting: diagonal, fallback: reason }, source, scheme, storage),
+    release: () => {},
+  })
+  if (count < n * leastTokensPerInput)
+    return fallBack(`${count} tokens for ${n} inputs; error feedback needs ${Math.ceil(n * leastTokensPerInput)}`)
+  const order = recipe.actOrder === 'none' ? undefined : actOrder(diagonal)
+  const factored = await factorize(engine, gram, { damp, order })
+  if (!factored) return fallBack('the Gram matrix of its inputs does not factor')
+  const factor = packFactor(kernels, factored.U, n)
+  const rounding: LinearRounding = { name: 'gptq', factor, actOrder: recipe.actOrder, order }
+  return {
+    damp: factored.damp,
+    deadChannels: dead,
+    round: (source, scheme, storage) =>
+      roundWith(kernels, clip, { rounding, weighting: diagonal, fallback: null }, source, scheme, storage),
+    release: factor.release,
+  }
+}

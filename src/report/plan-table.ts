@@ -1,0 +1,47 @@
+/** A plan as people and scripts read it (`--dry-run`). */
+import type { Plan, PlannedLinear } from '../plan.ts'
+
+const bytesOf = ({ tensors }: PlannedLinear): number => tensors.reduce((sum, { bytes }) => sum + bytes, 0)
+
+const bitsPerWeight = (linear: PlannedLinear): number => (8 * bytesOf(linear)) / (linear.scheme.out * linear.scheme.in)
+
+/** Plain data of what a run would do. */
+export const planDocument = (plan: Plan, output: string) => ({
+  output,
+  recipe: plan.recipe,
+  architecture: plan.model?.arch ?? null,
+  linears: plan.linears.map(linear => {
+    const { name, out, in: inputs, bits, symmetric, group, actOrder } = linear.scheme
+    return {
+      name,
+      shape: [out, inputs],
+      bits,
+      symmetric,
+      group,
+      actOrder,
+      bitsPerWeight: bitsPerWeight(linear),
+      bytes: bytesOf(linear),
+    }
+  }),
+  kept: plan.passed,
+  warnings: plan.warnings,
+  totals: plan.totals,
+})
+
+export const planTable = (plan: Plan, output: string): string => {
+  const { linears, passed, warnings, totals, recipe } = plan
+  const widest = Math.max(...linears.map(({ name }) => name.length))
+  const rows = linears.map(linear => {
+    const { name, out, in: inputs, bits, group } = linear.scheme
+    return `${name.padEnd(widest)}  ${`${out} x ${inputs}`.padStart(13)}  ${bits} bits  group ${String(group).padStart(7)}  ${bitsPerWeight(linear).toFixed(3)} bits a weight`
+  })
+  return [
+    ...rows,
+    '',
+    `${linears.length} linears of ${totals.quantizedWeights} weights at ${totals.bitsPerWeight.toFixed(3)} bits a weight; the whole file ${totals.bitsPerWeightOverall.toFixed(3)}`,
+    `${passed.length} tensors stay as they are`,
+    `tensor data ${totals.bytesBefore} -> ${totals.bytesAfter} bytes`,
+    `method ${recipe.method}, format ${recipe.format}, into ${output}; nothing was written`,
+    ...warnings.map(text => `warning: ${text}`),
+  ].join('\n')
+}
