@@ -16,7 +16,7 @@ import { buildReport, type LinearFacts } from './report/build.ts'
 import { reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
 import type { RunContext } from './run-context.ts'
-import { type OutputMeter, storeLinear } from './store-linear.ts'
+import { createScratch, type OutputMeter, type Scratch, storeLinear } from './store-linear.ts'
 import { toolName, version } from './version.ts'
 
 export const reportName = 'quantize-report.json'
@@ -31,6 +31,7 @@ interface Run {
   readonly meter: Meter
   /** config.json (or quantize_config.json) of the output, as its readers see it. */
   readonly outputConfig: unknown
+  readonly scratch: Scratch
   readonly finished: LinearFacts[]
 }
 
@@ -60,7 +61,17 @@ export const runPlan = async (
   try {
     const meter = createMeter(plan, sample, context.progress)
     const outputConfig = JSON.parse((configs.get('config.json') ?? configs.get('quantize_config.json'))!)
-    const run: Run = { plan, checkpoint, context, kernels, writer, meter, outputConfig, finished: [] }
+    const run: Run = {
+      plan,
+      checkpoint,
+      context,
+      kernels,
+      writer,
+      meter,
+      outputConfig,
+      scratch: createScratch(),
+      finished: [],
+    }
     for (const { name } of plan.passed) passTensor(checkpoint.tensors.get(name)!, writer)
     if (sample) await quantizeCalibrated(run, sample)
     else await quantizeDataFree(run)
@@ -143,7 +154,7 @@ const quantizeLinear = async (
   rounding: StageRounding,
   meter?: OutputMeter,
 ): Promise<Float32Array> => {
-  const { plan, checkpoint, context, writer, outputConfig, finished } = run
+  const { plan, checkpoint, context, writer, outputConfig, scratch, finished } = run
   context.signal.throwIfAborted()
   const began = context.clock.now()
   const { scheme, storage, tensors } = linear
@@ -156,6 +167,7 @@ const quantizeLinear = async (
     plan.format,
     writer,
     outputConfig,
+    scratch,
     meter,
   )
   const { damp, deadChannels } = rounding
