@@ -71,11 +71,8 @@ export const plainRounding = (kernels: Kernels, { clip }: Recipe): StageRounding
   release: () => {},
 })
 
-/**
- * Fewer tokens than this for each input, and error feedback fits noise: on the linears of smollm2-135m it is then no better than plain
- * rounding on other text (docs/methods.md).
- */
-const leastTokensPerInput = 1 / 8
+/** With fewer tokens than this for each input, error feedback fits noise and is worse than plain rounding on other text (docs/methods.md). */
+const leastTokensPerInput = 2
 
 const diagonalOf = (gram: Float32Array, n: number): Float32Array =>
   Float32Array.from({ length: n }, (_, channel) => gram[channel * n + channel])
@@ -111,7 +108,7 @@ export const feedbackRounding = async (
     release: () => {},
   })
   if (count < n * leastTokensPerInput)
-    return fallBack(`${count} tokens for ${n} inputs; error feedback needs ${Math.ceil(n * leastTokensPerInput)}`)
+    return fallBack(`${count} tokens for ${n} inputs; error feedback needs ${n * leastTokensPerInput}`)
   const order = recipe.actOrder === 'none' ? undefined : actOrder(diagonal)
   const factored = await factorize(engine, gram, { damp, order })
   if (!factored) return fallBack('the Gram matrix of its inputs does not factor')
