@@ -65,6 +65,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const method: Method = methodNamed(request.method ?? defaults.method)
   const needsData = method.needs.length > 0
   const group = request.group ?? method.group
+  const symmetric = request.symmetric ?? method.symmetric
   const actOrder = request.actOrder ?? method.actOrder
   if (actOrder === 'g_idx' && typeof group !== 'number')
     throw new QuantizeError(
@@ -74,13 +75,13 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   return {
     method: method.name,
     bits: request.bits ?? method.bits,
-    symmetric: request.symmetric ?? method.symmetric,
+    symmetric,
     group,
     groupFallback: request.groupFallback ?? false,
     clip: request.clip ?? method.clip,
     actOrder,
     damp: request.damp ?? method.damp,
-    format: request.format ?? method.format,
+    format: request.format ?? method.format[symmetric ? 'symmetric' : 'asymmetric'],
     unfit: request.unfit ?? defaults.unfit,
     calibration: needsData
       ? {

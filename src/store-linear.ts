@@ -21,19 +21,18 @@ export interface OutputMeter {
   readonly statistics: Statistics
 }
 
-/** Packs one linear into its place in the output, reads it back, and measures what was stored against the source. */
-/** A buffer for float32 values, used again for each linear: fresh ones of this size would cost a third of a data-free run in page faults. */
+/** Buffers for float32 values, used again for each linear: fresh ones of this size would cost a third of a data-free run in page faults. */
 export interface Scratch {
-  /** The first `length` values; what they hold is what was written last. */
-  take(length: number): Float32Array
+  /** The first `length` values of the buffer for this use; what they hold is what was written last. */
+  take(use: 'original' | 'delta', length: number): Float32Array
 }
 
 export const createScratch = (): Scratch => {
-  let buffer = new Float32Array(0)
+  const buffers = { original: new Float32Array(0), delta: new Float32Array(0) }
   return {
-    take(length) {
-      if (buffer.length < length) buffer = new Float32Array(length)
-      return buffer.subarray(0, length)
+    take(use, length) {
+      if (buffers[use].length < length) buffers[use] = new Float32Array(length)
+      return buffers[use].subarray(0, length)
     },
   }
 }
@@ -57,12 +56,14 @@ export const storeLinear = async (
   const parts = new Set(planned.tensors.map(tensor => tensor.name))
   const stored = format.unpack(name, part => (parts.has(part) ? writer.read(part) : undefined), outputConfig)
   const decoded = dequantize(stored)
-  const original = readWeight(checkpoint, weight, scratch.take(decoded.length)).data
+  const original = readWeight(checkpoint, weight, scratch.take('original', decoded.length)).data
   return {
     decoded,
     error: measureLinear(original, decoded),
     clippedFraction: clippedFraction(original, stored),
-    relativeOutputError: meter ? await relativeError(meter, original, decoded) : null,
+    relativeOutputError: meter
+      ? await relativeError(meter, original, decoded, scratch.take('delta', decoded.length))
+      : null,
   }
 }
 
@@ -71,8 +72,8 @@ const relativeError = async (
   { engine, statistics }: OutputMeter,
   original: Float32Array,
   decoded: Float32Array,
+  delta: Float32Array,
 ): Promise<number> => {
-  const delta = new Float32Array(original.length)
   for (let i = 0; i < delta.length; i++) delta[i] = original[i] - decoded[i]
   const { error, energy } = await outputError(engine, delta, original, statistics.gram)
   return energy > 0 ? Math.max(0, error / energy) : 0

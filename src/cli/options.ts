@@ -158,7 +158,7 @@ export const optionTable = {
   ),
   format: optional(
     oneOf('gptq', 'gptq:v2'),
-    preset(method => method.format),
+    preset(({ format }) => `${format.symmetric} (with --asym ${format.asymmetric})`),
     { flag: 'format', help: 'how the checkpoint stores the codes' },
   ),
   unfit: withDefault(oneOf<'keep' | 'error'>('keep', 'error'), defaults.unfit, {

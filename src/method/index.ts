@@ -18,7 +18,8 @@ export interface Method {
   readonly damp: number
   /** Statistics of each tap that the rounding needs; none: the method works without calibration text. */
   readonly needs: readonly StatisticName[]
-  readonly format: string
+  /** By symmetry: runtimes refuse asymmetric version 1 of `gptq` from any tool but GPTQModel, and read version 2. */
+  readonly format: { readonly symmetric: string; readonly asymmetric: string }
 }
 
 export type MethodName = 'rtn' | 'gptq'
@@ -35,7 +36,7 @@ export const methods: Readonly<Record<MethodName, Method>> = {
     actOrder: 'none',
     damp: 0,
     needs: [],
-    format: 'gptq',
+    format: { symmetric: 'gptq', asymmetric: 'gptq:v2' },
   },
   /** Frantar et al. 2023 (arXiv 2210.17323), true sequential, columns in static activation order. */
   gptq: {
@@ -49,7 +50,7 @@ export const methods: Readonly<Record<MethodName, Method>> = {
     actOrder: 'static',
     damp: 0.01,
     needs: ['gram'],
-    format: 'gptq',
+    format: { symmetric: 'gptq', asymmetric: 'gptq:v2' },
   },
 }
 
