@@ -40,6 +40,6 @@ export const checkScale = (scale: number, dtype: Storage['scaleDtype'], name: st
   if (scale <= scaleDtypes[dtype].largest) return
   throw new QuantizeError(
     'unsupported',
-    `${name}: row ${row} needs a scale of ${scale}, more than ${dtype} can hold (${scaleDtypes[dtype].largest}); leave this linear out with --exclude '${name}'`,
+    `${name}: row ${row} needs a scale of ${scale}, more than ${dtype} can hold (${scaleDtypes[dtype].largest}); more --bits need smaller scales`,
   )
 }
