@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { calibratedPass } from './calibrate/pass.ts'
 import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts'
-import { carriedFiles } from './checkpoint/carry.ts'
+import { folderFiles } from './checkpoint/carry.ts'
 import { readWeight } from './checkpoint/read-weight.ts'
 import { createShardWriter, planShards, publishFolder, type ShardWriter } from './checkpoint/write-safetensors.ts'
 import type { Checkpoint, TensorSource } from './contracts.ts'
@@ -77,9 +77,8 @@ export const runPlan = async (
     else await quantizeDataFree(run)
     writer.finish()
     for (const [name, text] of configs) files.writeText(join(partial, name), text)
-    if (sourceConfig)
-      for (const name of carriedFiles(checkpoint.folder, files)) carry(checkpoint.folder, partial, name, context)
-    const report = reportOf(run, sample, partial, (clock.now() - began) / 1000)
+    const left = sourceConfig ? carryFiles(checkpoint, partial, context) : []
+    const report = reportOf(run, sample, left, partial, (clock.now() - began) / 1000)
     files.writeText(join(partial, reportName), reportJson(report))
     writer.close()
     if (overwrite) files.remove(output)
@@ -95,8 +94,12 @@ export const runPlan = async (
   }
 }
 
-const carry = (from: string, to: string, name: string, { files }: RunContext): void =>
-  copyFile(join(from, name), join(to, name), files)
+/** Copies the model's other files; returns what stays behind. */
+const carryFiles = ({ folder, files: weights }: Checkpoint, to: string, { files }: RunContext): readonly string[] => {
+  const { carried, left } = folderFiles(folder, weights, files)
+  for (const name of carried) copyFile(join(folder, name), join(to, name), files)
+  return left
+}
 
 /** The bytes of a tensor as they are, in pieces. */
 const passTensor = (source: TensorSource, writer: ShardWriter): void => {
@@ -198,6 +201,7 @@ const assembleFacts = ({ recipe, linears, kept }: Plan) => ({
 const reportOf = (
   { plan, checkpoint, context, finished }: Run,
   sample: CalibrationSample | undefined,
+  left: readonly string[],
   folder: string,
   seconds: number,
 ): Report => {
@@ -216,7 +220,7 @@ const reportOf = (
     linears: finished,
     kept: [...plan.passed],
     dropped: [],
-    warnings: [...plan.warnings],
+    warnings: [...plan.warnings, ...(left.length > 0 ? [`not copied into the output: ${left.join(', ')}`] : [])],
     run: { weights, bytesBefore, bytesAfter, seconds, peakMemoryBytes: clock.peakMemoryBytes() },
     outputs: Object.fromEntries(files.list(folder).map(name => [name, hashFile(join(folder, name), files)])),
   })

@@ -9,10 +9,24 @@ const notCarried = [
   /^\./,
 ]
 
-/** Files of the source folder that go along unchanged: tokenizer, templates, generation config, licence, and whatever else stands there. */
-export const carriedFiles = (folder: string, files: Files): string[] =>
-  files
-    .list(folder)
-    .filter(name => !notCarried.some(pattern => pattern.test(name)))
-    .filter(name => files.stat(`${folder}/${name}`)?.kind === 'file')
-    .sort()
+/** Rewritten, or read already: no news to anybody. */
+const replaced = /^(config|quantize_config)\.json$|^\.|\.safetensors\.index\.json$/
+
+export interface FolderFiles {
+  /** They go along unchanged: tokenizer, templates, generation config, licence, and whatever else stands there. */
+  readonly carried: readonly string[]
+  /** They do not: weights that were not read, records of another quantization, folders (`name/`). Hidden ones are not listed. */
+  readonly left: readonly string[]
+}
+
+/** What stands beside a model's weights. @param weights the files that hold them */
+export const folderFiles = (folder: string, weights: readonly string[], files: Files): FolderFiles => {
+  const carried: string[] = []
+  const left: string[] = []
+  for (const name of files.list(folder)) {
+    const kind = files.stat(`${folder}/${name}`)?.kind
+    if (kind === 'file' && !notCarried.some(pattern => pattern.test(name))) carried.push(name)
+    else if (!weights.includes(name) && !replaced.test(name)) left.push(kind === 'folder' ? `${name}/` : name)
+  }
+  return { carried, left }
+}
