@@ -7,7 +7,7 @@ import type { Activations, Chunk, ReadWeight } from './activations.ts'
 import { attentionFeeds, lengthsFeed } from './attention.ts'
 import { type Lowered, lower } from './lower.ts'
 import { type Cuttable, cutAtTaps, type HeldValue, linearsOf, type Segment, uncut } from './segments.ts'
-import type { Engine, Feeds, GraphSession, Tensor } from './session.ts'
+import type { Engine, Feeds, Tensor } from './session.ts'
 
 /** A linear's weight [out, in] as float32, row-major, in ordinary memory: as stored, or as quantized so far. */
 export type LinearWeight = (linear: Linear) => Float32Array
@@ -27,21 +27,20 @@ export interface PassOptions {
 
 /** Runs one segment over chunks. */
 interface SegmentRun {
-  readonly session: GraphSession
   /** Weights, norms, tables: the same for every chunk. */
   readonly feeds: Feeds
   readonly segment: Segment
   readonly lowered: Lowered
 }
 
-const prepareRun = async (
+const prepareRun = (
   engine: Engine,
   block: Cuttable,
   segment: Segment,
   seqLen: number,
   weight: LinearWeight,
   read: ReadWeight,
-): Promise<SegmentRun> => {
+): SegmentRun => {
   const lowered = lower(segment, linearsOf(block), seqLen)
   const { linears, parameters, attention } = lowered
   const vector = (data: Float32Array, columns: boolean): Tensor =>
@@ -53,7 +52,7 @@ const prepareRun = async (
     ...Object.fromEntries(parameters.map(({ input, view, columns }) => [input, vector(read(view), columns)])),
     ...(attention ? attentionFeeds(engine, attention, seqLen) : {}),
   }
-  return { session: await engine.graph(lowered.key, lowered.build), feeds, segment, lowered }
+  return { feeds, segment, lowered }
 }
 
 /** The buffers of one chunk's values, by name. */
@@ -65,7 +64,7 @@ type Held = Map<Value, Float32Array>
  */
 const runChunk = async (
   engine: Engine,
-  { session, feeds, segment, lowered }: SegmentRun,
+  { feeds, segment, lowered }: SegmentRun,
   chunk: Chunk,
   held: Held,
   { pool, seqLen }: Activations,
@@ -83,6 +82,7 @@ const runChunk = async (
   if (transposed) into[lowered.transposed!] = engine.tensor(transposed, [tap!.width, chunk.rows])
   const values = Object.fromEntries(inputs.map(value => [value.name, tensorOf(value, held.get(value.name)!)]))
   const lengths = lowered.attention ? lengthsFeed(engine, chunk.sequences, seqLen) : {}
+  const session = await engine.graph(lowered.key, lowered.build, lowered.threadLimit(chunk.rows))
   await session.run({ ...feeds, ...values, ...lengths }, into)
   for (const [name, buffer] of held) {
     if (alive.has(name) || outputs.some(output => output.name === name)) continue
@@ -120,7 +120,7 @@ export const createBlockPass = (
       const index = next++
       if (index >= segments.length) throw new Error(`${block.name}: the pass over the block is over`)
       const stage = block.stages[index]
-      const run = await prepareRun(engine, block, segments[index], seqLen, weight, read)
+      const run = prepareRun(engine, block, segments[index], seqLen, weight, read)
       const { tap } = run.segment
       // one buffer for all chunks stays in the cache
       const scratch = run.lowered.transposed === undefined ? undefined : pool.take(chunks[0].rows * tap!.width)
@@ -147,7 +147,7 @@ const runUncut = async (
   { onChunk }: Pick<PassOptions, 'onChunk'>,
 ): Promise<void> => {
   const { chunks, seqLen, width } = activations
-  const run = await prepareRun(engine, block, uncut(block, width), seqLen, weight, read)
+  const run = prepareRun(engine, block, uncut(block, width), seqLen, weight, read)
   for (const [i, chunk] of chunks.entries()) {
     const held: Held = new Map([[block.input, chunk.hidden]])
     await runChunk(engine, run, chunk, held, activations)

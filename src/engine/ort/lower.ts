@@ -6,6 +6,7 @@ import type { NodeProto } from 'onnx-buf'
 import type { ActivationKind, Linear, Op, WeightView } from '../../contracts.ts'
 import { type AttentionOp, attentionConstants, attentionInputs, attentionNodes } from './attention.ts'
 import { type Graph, type GraphValue, microsoft, node } from './onnx.ts'
+import { safeThreads } from './products.ts'
 import type { HeldValue, Segment } from './segments.ts'
 
 /** A stored vector that a graph reads, a norm's weight or a bias: fed as [n], or as [n, 1] where it is added to columns. */
@@ -25,6 +26,8 @@ export interface Lowered {
   readonly attention?: AttentionOp
   /** The output that holds the tap in columns [width, T]; undefined without a tap, or where the tap lies in columns anyway. */
   readonly transposed?: string
+  /** Threads on which a run over so many rows has the bits that it has on one. */
+  threadLimit(rows: number): number
   build(): Graph
 }
 
@@ -86,7 +89,7 @@ const signature = (op: Op, linears: ReadonlyMap<string, Linear>): unknown => {
 const writeNodes = (segment: Segment, byName: ReadonlyMap<string, Linear>, seqLen: number) => {
   const held = segment.inputs.filter(({ layout }) => layout === 'columns').map(({ name }) => name)
   const columns = new Set([...segment.columns, ...held])
-  const linears: { input: string; linear: Linear }[] = []
+  const linears: { input: string; linear: Linear; columns: boolean }[] = []
   const parameters: Parameter[] = []
   const parameter = (view: WeightView | undefined, asColumns = false): string[] => {
     if (!view) return []
@@ -97,8 +100,8 @@ const writeNodes = (segment: Segment, byName: ReadonlyMap<string, Linear>, seqLe
   const linear = ({ x, y, linear: name }: OpOf<'linear'>): NodeProto => {
     const found = byName.get(name)!
     const input = `w${linears.length}`
-    linears.push({ input, linear: found })
     const layout = { x: columns.has(x), y: columns.has(y) }
+    linears.push({ input, linear: found, columns: layout.y })
     return linearNode(x, y, input, parameter(found.bias, layout.y), layout)
   }
   const normInputs = ({ weight, bias }: Norm): readonly string[] => [...parameter(weight), ...parameter(bias)]
@@ -134,6 +137,11 @@ export const lower = (segment: Segment, byName: ReadonlyMap<string, Linear>, seq
     parameters,
     attention,
     transposed,
+    threadLimit: rows =>
+      Math.min(
+        Number.POSITIVE_INFINITY,
+        ...linears.map(({ linear: { out }, columns }) => (columns ? safeThreads(out, rows) : safeThreads(rows, out))),
+      ),
     build: () => ({
       nodes: transposed ? [...nodes, node('Transpose', [tap!.name], [transposed], { perm: [1, 0] })] : nodes,
       inputs: [

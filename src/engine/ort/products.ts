@@ -4,7 +4,7 @@
  * A sum's bits are the same for every number of threads when M ≥ N (or K ≤ 128, or form TN) and alpha is not 1, where the result is
  * M × N and K the inner size. Wider results are cut into strips of columns, one a thread, and a strip of at most 64 columns sums K in
  * longer runs; with alpha 1 a strip of a single row goes to a matrix-vector kernel that sums in another order (both measured, both in
- * MLAS). Whatever ends in a checkpoint therefore orders its operands so, and uses alpha −1.
+ * MLAS). Whatever ends in a checkpoint therefore orders its operands so, and uses alpha −1, or takes no more than `safeThreads`.
  */
 import { node } from './onnx.ts'
 import type { Engine, GraphSession } from './session.ts'
@@ -15,6 +15,15 @@ export interface Matrix {
   readonly rows: number
   readonly columns: number
 }
+
+/** Columns of a block; a strip is made of whole ones. */
+const stripBlock = 16
+
+/**
+ * Threads on which an M × N product has the bits that it has on one: its strips are then wider than 64 columns, or higher than one row.
+ */
+export const safeThreads = (rows: number, columns: number): number =>
+  Math.max(1, columns > rows ? Math.floor(Math.ceil(columns / stripBlock) / 5) : Math.floor(rows / 2))
 
 /** NN: A·B. NT: A·Bᵀ. TN: Aᵀ·B. */
 export type Form = 'NN' | 'NT' | 'TN'

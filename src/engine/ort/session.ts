@@ -13,8 +13,8 @@ export interface Engine {
   readonly threads: number
   /** Elements must lie in ordinary memory: ONNX Runtime refuses a SharedArrayBuffer. No copy is made. */
   tensor(data: Float32Array | Int32Array | BigInt64Array, shape: readonly number[]): Tensor
-  /** A session for the graph that `build` gives; built and compiled once for each `key`. */
-  graph(key: string, build: () => Graph): Promise<GraphSession>
+  /** A session for the graph that `build` gives; built and compiled once for each `key` and number of threads (at most the engine's). */
+  graph(key: string, build: () => Graph, threadLimit?: number): Promise<GraphSession>
   /** Frees every session. Never while a run is in flight. */
   release(): Promise<void>
 }
@@ -55,11 +55,13 @@ export const createEngine = async (threads: number): Promise<Engine> => {
       const type = data instanceof Float32Array ? 'float32' : data instanceof Int32Array ? 'int32' : 'int64'
       return new ort.Tensor(type, data as Float32Array, shape)
     },
-    async graph(key, build) {
-      let session = sessions.get(key)
+    async graph(key, build, threadLimit = threads) {
+      const used = Math.min(threads, threadLimit)
+      const sessionKey = `${used} ${key}`
+      let session = sessions.get(sessionKey)
       if (!session) {
-        session = ort.InferenceSession.create(encodeGraph(build()), sessionOptions(threads))
-        sessions.set(key, session)
+        session = ort.InferenceSession.create(encodeGraph(build()), sessionOptions(used))
+        sessions.set(sessionKey, session)
       }
       const ready = await session
       return {
