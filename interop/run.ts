@@ -3,13 +3,13 @@
  * Quantizes each model in every layout of the format, scores each checkpoint by `quantize eval` and by the official loader (score.py),
  * and exits 1 when they differ by more than `--tolerance`.
  */
-import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import Table from 'cli-table3'
 import { Command } from 'commander'
+import { pythonJson, quantize } from './programs.ts'
 
 const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url))
 
@@ -44,11 +44,6 @@ interface Options {
   readonly unfit: string
 }
 
-const run = (program: string, args: readonly string[]): string =>
-  execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 2 ** 28 })
-
-const quantize = (...args: readonly string[]): string => run(process.execPath, [here('../bin/quantize.js'), ...args])
-
 /** The last line that a failed program wrote, or the error itself. */
 const reasonOf = (error: unknown): string => {
   const { stderr } = error as { readonly stderr?: string }
@@ -69,8 +64,8 @@ const ourPerplexity = (folder: string, { text, seqLen, windows }: Options): numb
   JSON.parse(quantize('eval', folder, '--text', text, '--seq-len', seqLen, '--windows', windows, '--json')).perplexity
 
 const loaderPerplexity = (loader: string, folder: string, { python, text, seqLen, windows }: Options): number => {
-  const args = [here('score.py'), loader, folder, '--text', text, '--seq', seqLen, '--windows', windows]
-  return JSON.parse(run(python, args).trim().split('\n').at(-1)!).perplexity
+  const args = [loader, folder, '--text', text, '--seq', seqLen, '--windows', windows]
+  return pythonJson(python, new URL('score.py', import.meta.url), ...args).perplexity
 }
 
 /** A table row for each loader of a layout, and whether all agree. */
