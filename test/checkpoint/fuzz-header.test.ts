@@ -5,7 +5,8 @@ import { expect, it } from 'vitest'
 import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { nodeFiles } from '../../src/io/files.ts'
-import { fileBytes, openDescriptors, temporaryFolder } from './support.ts'
+import { temporaryFolder } from '../helpers/temporary-folder.ts'
+import { fileBytes, openDescriptors } from './support.ts'
 
 const folder = temporaryFolder()
 const path = join(folder, 'fuzz.safetensors')

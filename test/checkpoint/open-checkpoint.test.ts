@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
 import { type Files, nodeFiles } from '../../src/io/files.ts'
-import { fileBytes, openDescriptors, refusal, temporaryFolder } from './support.ts'
+import { temporaryFolder } from '../helpers/temporary-folder.ts'
+import { fileBytes, openDescriptors, refusal } from './support.ts'
 
 const root = temporaryFolder()
 let folder = root

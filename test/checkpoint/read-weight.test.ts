@@ -9,7 +9,8 @@ import type { TensorInfo, WeightView } from '../../src/contracts.ts'
 import { fromFloat32 } from '../../src/dtype/convert.ts'
 import { dtypeBits } from '../../src/dtype/dtype.ts'
 import { nodeFiles } from '../../src/io/files.ts'
-import { refusal, temporaryFolder } from './support.ts'
+import { temporaryFolder } from '../helpers/temporary-folder.ts'
+import { refusal } from './support.ts'
 
 const root = temporaryFolder()
 let count = 0

@@ -1,15 +1,6 @@
 import fs from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterAll, expect } from 'vitest'
+import { expect } from 'vitest'
 import { type ErrorCode, QuantizeError } from '../../src/errors.ts'
-
-/** A folder of the calling test file's own, removed after it. */
-export const temporaryFolder = (): string => {
-  const folder = fs.realpathSync(fs.mkdtempSync(join(tmpdir(), 'quantize-test-')))
-  afterAll(() => fs.rmSync(folder, { recursive: true, force: true }))
-  return folder
-}
 
 /** The bytes of a file: header length, header as given (text or bytes), data. `claimed` lies about the length. */
 export const fileBytes = (header: string | Uint8Array, data: number | Uint8Array = 0, claimed?: bigint): Uint8Array => {

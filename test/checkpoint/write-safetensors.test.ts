@@ -9,7 +9,8 @@ import type { TensorInfo } from '../../src/contracts.ts'
 import { type Dtype, dtypeBits, dtypes } from '../../src/dtype/dtype.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { type Files, nodeFiles } from '../../src/io/files.ts'
-import { fileBytes, openDescriptors, refusal, temporaryFolder } from './support.ts'
+import { temporaryFolder } from '../helpers/temporary-folder.ts'
+import { fileBytes, openDescriptors, refusal } from './support.ts'
 
 const root = temporaryFolder()
 let count = 0

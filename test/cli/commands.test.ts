@@ -2,7 +2,8 @@
 import fs from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { quantizeTo, quick, run, temporaryFolder, tinyLlama } from '../helpers/command-line.ts'
+import { quantizeTo, quick, run, tinyLlama } from '../helpers/command-line.ts'
+import { temporaryFolder } from '../helpers/temporary-folder.ts'
 
 const folder = temporaryFolder()
 const rtn = ['--method', 'rtn', '--group', '64'] as const

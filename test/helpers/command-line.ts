@@ -1,20 +1,11 @@
 import fs from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll } from 'vitest'
 import { main } from '../../src/cli/main.ts'
 import { type Report, reportSchema } from '../../src/report/schema.ts'
 import { FakeProcess } from '../cli/fake-process.ts'
 
 export const tinyLlama = fileURLToPath(new URL('../../fixtures/tiny-llama', import.meta.url))
-
-/** A folder of the calling test file's own, removed after it. */
-export const temporaryFolder = (): string => {
-  const folder = fs.realpathSync(fs.mkdtempSync(join(tmpdir(), 'quantize-test-')))
-  afterAll(() => fs.rmSync(folder, { recursive: true, force: true }))
-  return folder
-}
 
 export interface Ended {
   readonly code: number

@@ -1,5 +1,12 @@
-/** Random weights, Gram matrices and their factors, in plain float64. */
-import type { Storage } from '../../src/contracts.ts'
+/** Random weights, Gram matrices and their factors, in plain float64; one linear by the kernels and by the reference. */
+import type { ActOrder, Bits, ClipName, Group, Storage } from '../../src/contracts.ts'
+import { fromFloat32, toFloat32 } from '../../src/dtype/convert.ts'
+import { packFactor } from '../../src/engine/kernel/factor.ts'
+import type { PanelDtype } from '../../src/engine/kernel/panels.ts'
+import type { Kernels } from '../../src/engine/kernel/pool.ts'
+import { clips } from '../../src/quantize/clip/index.ts'
+import { quantizeLinear, type RoundedLinear } from '../../src/quantize/quantize-linear.ts'
+import { quantizeReference } from '../../src/quantize/reference.ts'
 
 export const f16Storage: Storage = { decode: 'affine', scaleDtype: 'F16', zeroRange: [0, 255] }
 
@@ -81,3 +88,100 @@ export const quadraticForm = (delta: ArrayLike<number>, H: ArrayLike<number>, n:
 
 export const differenceOf = (a: Float32Array, b: Float32Array): Float64Array =>
   Float64Array.from(a, (value, i) => value - b[i])
+
+/** How one linear is quantized, but for the rounding. */
+export interface Setting {
+  readonly out: number
+  readonly in: number
+  readonly bits: Bits
+  readonly symmetric: boolean
+  readonly clip: ClipName
+  readonly group: Group
+  /** Of the stored weights. */
+  readonly dtype: PanelDtype
+  readonly storage: Storage
+  /** [in]: what a squared error of each column counts in the clip's search. */
+  readonly weighting?: Float32Array
+}
+
+/** What error feedback runs with. */
+export interface Feedback {
+  /** [in, in], upper triangular, in the sweep's order. */
+  readonly U: Float32Array
+  readonly actOrder: ActOrder
+  readonly order?: Int32Array
+}
+
+/** By the kernels; round to nearest without feedback. */
+export const byKernels = async (
+  kernels: Kernels,
+  W: Float32Array,
+  { bits, symmetric, dtype, ...setting }: Setting,
+  feedback?: Feedback,
+): Promise<RoundedLinear> => {
+  const grid = { name: 'int', bits, symmetric }
+  const job = { ...setting, name: 'w', dtype, source: fromFloat32(W, dtype), grid }
+  if (!feedback) return quantizeLinear(kernels, { ...job, rounding: { name: 'nearest' } })
+  const { U, actOrder, order } = feedback
+  const factor = packFactor(kernels, U, setting.in)
+  try {
+    return await quantizeLinear(kernels, { ...job, rounding: { name: 'gptq', factor, actOrder, order } })
+  } finally {
+    factor.release()
+  }
+}
+
+/** By the plain reference, from the weights as the dtype stores them. */
+export const byReference = (
+  W: Float32Array,
+  { out, in: inputs, bits, symmetric, clip, dtype, ...setting }: Setting,
+  feedback?: Feedback,
+): RoundedLinear =>
+  quantizeReference(toFloat32(fromFloat32(W, dtype), dtype), out, inputs, {
+    ...setting,
+    grid: { name: 'int', bits, symmetric },
+    clip: clips[clip],
+    feedback: feedback && { factor: feedback.U, actOrder: feedback.actOrder, order: feedback.order },
+  })
+
+/** A factor of no particular H: upper triangular, its feedback below one step a column. */
+export const randomFactor = (n: number, seed: number): Float32Array => {
+  const random = uniform(seed)
+  return Float32Array.from({ length: n * n }, (_, at) => {
+    const [i, j] = [Math.floor(at / n), at % n]
+    if (i > j) return 0
+    return i === j ? 1 + 0.4 * random() : random() / Math.sqrt(n)
+  })
+}
+
+export const shuffled = (n: number, seed: number): Int32Array => {
+  const random = uniform(seed)
+  const keys = Float64Array.from({ length: n }, random)
+  return Int32Array.from(keys.keys()).sort((a, b) => keys[a] - keys[b])
+}
+
+/**
+ * Row `row` of W where the columns at positions before `at` have the values of Q: the others moved to where the output error
+ * tr(ΔW·H·ΔWᵀ) is least, w_F + (w_C − q_C)·H_CF·H_FF⁻¹. Solved anew, without a factor.
+ * @returns by position from `at` on
+ */
+export const leastErrorRest = (
+  W: ArrayLike<number>,
+  Q: ArrayLike<number>,
+  H: Float64Array,
+  n: number,
+  order: ArrayLike<number>,
+  at: number,
+  row: number,
+): Float64Array => {
+  const free = Array.from({ length: n - at }, (_, i) => order[at + i])
+  const inverse = inverseOf(Float64Array.from(free.flatMap(i => free.map(j => H[i * n + j]))), free.length)
+  const pull = free.map(j => {
+    let sum = 0
+    for (let c = 0; c < at; c++) sum += (W[row * n + order[c]] - Q[row * n + order[c]]) * H[order[c] * n + j]
+    return sum
+  })
+  return Float64Array.from(free, (column, i) =>
+    pull.reduce((value, p, k) => value + p * inverse[k * free.length + i], W[row * n + column]),
+  )
+}

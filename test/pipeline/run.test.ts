@@ -6,7 +6,8 @@ import { readWeight } from '../../src/checkpoint/read-weight.ts'
 import { loadModel } from '../../src/evaluate/load-model.ts'
 import { nodeFiles } from '../../src/io/files.ts'
 import type { Report } from '../../src/report/schema.ts'
-import { hashesOf, quantizeTo, quick, run, temporaryFolder, tinyLlama } from '../helpers/command-line.ts'
+import { hashesOf, quantizeTo, quick, run, tinyLlama } from '../helpers/command-line.ts'
+import { temporaryFolder } from '../helpers/temporary-folder.ts'
 
 const folder = temporaryFolder()
 let outputs = 0

@@ -1,22 +1,13 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { deadChannels, factorize } from '../../../src/engine/ort/cholesky.ts'
 import { createEngine } from '../../../src/engine/ort/session.ts'
+import { uniform } from '../../helpers/linears.ts'
 
 const engines = await Promise.all([1, 2, 5].map(createEngine))
 const engine = engines[1]
 afterAll(async () => {
   for (const each of engines) await each.release()
 })
-
-const uniform = (seed: number): (() => number) => {
-  let state = seed
-  return () => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) / 2 ** 32 - 0.5
-  }
-}
 
 /** Mean of x xᵀ over `tokens` correlated random tokens. */
 const randomGram = (n: number, tokens: number, seed: number): Float32Array => {

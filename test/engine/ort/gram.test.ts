@@ -1,22 +1,13 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { createGram } from '../../../src/engine/ort/gram.ts'
 import { createEngine } from '../../../src/engine/ort/session.ts'
+import { uniform } from '../../helpers/linears.ts'
 
 const engines = await Promise.all([1, 2, 7].map(createEngine))
 const engine = engines[1]
 afterAll(async () => {
   for (const each of engines) await each.release()
 })
-
-const uniform = (seed: number): (() => number) => {
-  let state = seed
-  return () => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) / 2 ** 32 - 0.5
-  }
-}
 
 /** A correlated walk: channels of very different size, with a mean, as activations have. */
 const walkChunks = (n: number, sizes: readonly number[], seed: number): Float32Array[] => {
