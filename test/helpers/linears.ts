@@ -1,5 +1,5 @@
 /** Random weights, Gram matrices and their factors, in plain float64; one linear by the kernels and by the reference. */
-import type { ActOrder, Bits, ClipName, Group, Storage } from '../../src/contracts.ts'
+import type { ActOrder, Bits, ClipName, Group, Storage, TensorSource } from '../../src/contracts.ts'
 import { fromFloat32, toFloat32 } from '../../src/dtype/convert.ts'
 import { packFactor } from '../../src/engine/kernel/factor.ts'
 import type { PanelDtype } from '../../src/engine/kernel/panels.ts'
@@ -184,4 +184,20 @@ export const leastErrorRest = (
   return Float64Array.from(free, (column, i) =>
     pull.reduce((value, p, k) => value + p * inverse[k * free.length + i], W[row * n + column]),
   )
+}
+
+/** Weights as a stored tensor. */
+export const tensorOf = (W: Float32Array, out: number, inputs: number, dtype: PanelDtype = 'F32'): TensorSource => {
+  const data = fromFloat32(W, dtype)
+  return {
+    name: 'w.weight',
+    file: 'model.safetensors',
+    dtype,
+    shape: [out, inputs],
+    bytes: data.byteLength,
+    read(start = 0, end = data.byteLength, into = new Uint8Array(end - start)) {
+      into.set(data.subarray(start, end))
+      return into
+    },
+  }
 }

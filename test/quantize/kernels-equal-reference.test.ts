@@ -77,7 +77,7 @@ describe('the kernels give the bits of the reference, on 1, 2 and 4 threads', ()
   it('for any linear', async () => {
     await fc.assert(
       fc.asyncProperty(linears, ({ W, setting, feedback }) => equalOnAllPools(W, setting, feedback)),
-      { numRuns: 150 },
+      { numRuns: 60 },
     )
   })
 
@@ -88,12 +88,10 @@ describe('the kernels give the bits of the reference, on 1, 2 and 4 threads', ()
     [301, 'channel', 'none'],
     [384, 128, 'g_idx'],
     [390, 65, 'none'],
-    [2100, 'channel', 'static'],
-    [2100, 100, 'static'],
-    [2178, 1089, 'none'],
-    [2178, 33, 'g_idx'],
+    [2300, 'channel', 'static'],
+    [2300, 115, 'g_idx'],
   ] as const)('for rows longer than a block: %i inputs, group %s, act-order %s', async (n, group, actOrder) => {
-    const setting = { ...f16Setting, out: 50, in: n, group }
+    const setting = { ...f16Setting, out: n > 2000 ? 3 : 50, in: n, group }
     const order = actOrder === 'none' ? undefined : shuffled(n, 5)
     await equalOnAllPools(randomWeights(setting.out, n, n), setting, { U: randomFactor(n, 3), actOrder, order })
   })
