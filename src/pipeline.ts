@@ -21,6 +21,9 @@ import { toolName, version } from './version.ts'
 
 export const reportName = 'quantize-report.json'
 
+/** The model's config.json; undefined for a lone file. */
+type SourceConfig = Readonly<Record<string, unknown>> | undefined
+
 /** One run: its task, its means, and what it has finished. */
 interface Run {
   readonly plan: Plan
@@ -43,54 +46,60 @@ interface Run {
 export const runPlan = async (
   plan: Plan,
   checkpoint: Checkpoint,
-  sourceConfig: Readonly<Record<string, unknown>> | undefined,
+  sourceConfig: SourceConfig,
   output: string,
   overwrite: boolean,
   context: RunContext,
 ): Promise<Report> => {
-  const { files, clock } = context
-  const began = clock.now()
-  const sample =
-    plan.recipe.calibration && sampleCalibration(checkpoint.folder, plan.model!, plan.recipe.calibration, files)
-  const configs = plan.format.assemble(sourceConfig, assembleFacts(plan))
+  const { files } = context
   const partial = `${output}.partial`
   files.remove(partial)
-  files.makeFolder(partial)
-  const writer = createShardWriter(partial, planShards(plan.outputs, plan.recipe.shardBytes), files)
-  const kernels = await createKernels(context.threads)
   try {
-    const meter = createMeter(plan, sample, context.progress)
-    const outputConfig = JSON.parse((configs.get('config.json') ?? configs.get('quantize_config.json'))!)
-    const run: Run = {
-      plan,
-      checkpoint,
-      context,
-      kernels,
-      writer,
-      meter,
-      outputConfig,
-      scratch: createScratch(),
-      finished: [],
-    }
-    for (const { name } of plan.passed) passTensor(checkpoint.tensors.get(name)!, writer)
-    if (sample) await quantizeCalibrated(run, sample)
-    else await quantizeDataFree(run)
-    writer.finish()
-    for (const [name, text] of configs) files.writeText(join(partial, name), text)
-    const left = sourceConfig ? carryFiles(checkpoint, partial, context) : []
-    const report = reportOf(run, sample, left, partial, (clock.now() - began) / 1000)
-    files.writeText(join(partial, reportName), reportJson(report))
-    writer.close()
+    files.makeFolder(partial)
+    const report = await fillFolder(plan, checkpoint, sourceConfig, partial, context)
     if (overwrite) files.remove(output)
     publishFolder(partial, output, files)
     context.progress({ kind: 'end' })
     return report
   } catch (error) {
-    writer.close()
     files.remove(partial)
     throw error
+  }
+}
+
+/** Writes all files of the output, the report last. */
+const fillFolder = async (
+  plan: Plan,
+  checkpoint: Checkpoint,
+  sourceConfig: SourceConfig,
+  folder: string,
+  context: RunContext,
+): Promise<Report> => {
+  const { files, clock, threads, progress } = context
+  const began = clock.now()
+  const { calibration, shardBytes } = plan.recipe
+  const sample = calibration && sampleCalibration(checkpoint.folder, plan.model!, calibration, files)
+  const configs = plan.format.assemble(sourceConfig, assembleFacts(plan))
+  const writer = createShardWriter(folder, planShards(plan.outputs, shardBytes), files)
+  let kernels: Kernels | undefined
+  try {
+    kernels = await createKernels(threads)
+    const meter = createMeter(plan, sample, progress)
+    const outputConfig = JSON.parse((configs.get('config.json') ?? configs.get('quantize_config.json'))!)
+    const scratch = createScratch()
+    const run: Run = { plan, checkpoint, context, kernels, writer, meter, outputConfig, scratch, finished: [] }
+    for (const { name } of plan.passed) passTensor(checkpoint.tensors.get(name)!, writer)
+    if (sample) await quantizeCalibrated(run, sample)
+    else await quantizeDataFree(run)
+    writer.finish()
+    for (const [name, text] of configs) files.writeText(join(folder, name), text)
+    const left = sourceConfig ? carryFiles(checkpoint, folder, context) : []
+    const report = reportOf(run, sample, left, folder, (clock.now() - began) / 1000)
+    files.writeText(join(folder, reportName), reportJson(report))
+    return report
   } finally {
-    await kernels.close()
+    writer.close()
+    await kernels?.close()
   }
 }
 
