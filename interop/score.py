@@ -24,10 +24,19 @@ p.add_argument("--tokenizer")
 a = p.parse_args()
 
 
+def once_decompressed(folder):
+    """compressed-tensors would otherwise decode every weight again in every forward pass."""
+    config = json.load(open(os.path.join(folder, "config.json"))).get("quantization_config") or {}
+    if config.get("quant_method") != "compressed-tensors":
+        return {}
+    from transformers.utils.quantization_config import CompressedTensorsConfig
+    return {"quantization_config": CompressedTensorsConfig(run_compressed=False)}
+
+
 def load(loader, folder):
     if loader == "hf":
         from transformers import AutoModelForCausalLM
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **once_decompressed(folder))
     else:
         from gptqmodel import BACKEND, GPTQModel
         backend = BACKEND.GPTQ_TORCH if hasattr(BACKEND, "GPTQ_TORCH") else BACKEND.AUTO
