@@ -1,19 +1,17 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import type { ActOrder, Bits, ClipName, Group, QuantizedLinear, Storage } from '../../src/contracts.ts'
-import { fromFloat32, toFloat32 } from '../../src/dtype/convert.ts'
-import { packFactor } from '../../src/engine/kernel/factor.ts'
-import type { PanelDtype } from '../../src/engine/kernel/panels.ts'
+import type { ActOrder, ClipName, QuantizedLinear } from '../../src/contracts.ts'
 import { createKernels, type Kernels } from '../../src/engine/kernel/pool.ts'
 import { actOrder as byActivity } from '../../src/quantize/act-order.ts'
-import { clips } from '../../src/quantize/clip/index.ts'
 import { dequantize } from '../../src/quantize/dequantize.ts'
-import { type LinearJob, quantizeLinear } from '../../src/quantize/quantize-linear.ts'
-import { quantizeReference } from '../../src/quantize/reference.ts'
 import {
+  byKernels,
+  byReference,
   differenceOf,
+  type Feedback,
   f16Storage,
   factorOf,
   inverseOf,
+  type Setting as PlainSetting,
   permuted,
   quadraticForm,
   randomGram,
@@ -24,17 +22,9 @@ const pools = await Promise.all([1, 2, 4].map(createKernels))
 const kernels = pools[1]
 afterAll(() => Promise.all(pools.map(pool => pool.close())))
 
-interface Setting {
-  readonly out: number
-  readonly in: number
-  readonly bits: Bits
-  readonly symmetric: boolean
-  readonly clip: ClipName
-  readonly group: Group
+interface Setting extends PlainSetting {
   /** undefined: round to nearest. */
   readonly actOrder?: ActOrder
-  readonly dtype: PanelDtype
-  readonly storage: Storage
 }
 
 const base: Setting = {
@@ -50,46 +40,22 @@ const base: Setting = {
 
 const diagonal = (H: Float64Array, n: number): Float32Array => Float32Array.from({ length: n }, (_, i) => H[i * n + i])
 
-/** H in natural order, and what error feedback needs of it. */
-const feedbackFor = (H: Float64Array, n: number, actOrder: ActOrder) => {
+/** The setting, and what error feedback needs of H (natural order), if it is asked for. */
+const withFeedback = ({ actOrder, ...setting }: Setting, H?: Float64Array): readonly [PlainSetting, Feedback?] => {
+  if (!actOrder || !H) return [setting]
+  const n = setting.in
   const weighting = diagonal(H, n)
   const order = actOrder === 'none' ? undefined : byActivity(weighting)
-  return { weighting, order, U: factorOf(order ? permuted(H, n, order) : H, n) }
+  return [
+    { ...setting, weighting },
+    { U: factorOf(order ? permuted(H, n, order) : H, n), actOrder, order },
+  ]
 }
 
-/** By the kernels. */
-const quantize = async (pool: Kernels, W: Float32Array, setting: Setting, H?: Float64Array) => {
-  const { out, in: inputs, bits, symmetric, clip, group, actOrder, dtype, storage } = setting
-  const job = {
-    name: 'w',
-    out,
-    in: inputs,
-    dtype,
-    source: fromFloat32(W, dtype),
-    grid: { name: 'int', bits, symmetric },
-    clip,
-    group,
-    storage,
-  } satisfies Partial<LinearJob>
-  if (!actOrder || !H) return quantizeLinear(pool, { ...job, rounding: { name: 'nearest' } })
-  const { weighting, order, U } = feedbackFor(H, inputs, actOrder)
-  const factor = packFactor(pool, U, inputs)
-  try {
-    return await quantizeLinear(pool, { ...job, weighting, rounding: { name: 'gptq', factor, actOrder, order } })
-  } finally {
-    factor.release()
-  }
-}
+const quantize = (pool: Kernels, W: Float32Array, setting: Setting, H?: Float64Array) =>
+  byKernels(pool, W, ...withFeedback(setting, H))
 
-/** By the plain reference, from the weights as the dtype stores them. */
-const reference = (W: Float32Array, setting: Setting, H?: Float64Array) => {
-  const { out, in: inputs, bits, symmetric, clip, group, actOrder, dtype, storage } = setting
-  const rule = { grid: { name: 'int', bits, symmetric }, clip: clips[clip], storage, group }
-  const stored = toFloat32(fromFloat32(W, dtype), dtype)
-  if (!actOrder || !H) return quantizeReference(stored, out, inputs, rule)
-  const { weighting, order, U } = feedbackFor(H, inputs, actOrder)
-  return quantizeReference(stored, out, inputs, { ...rule, weighting, feedback: { factor: U, actOrder, order } })
-}
+const reference = (W: Float32Array, setting: Setting, H?: Float64Array) => byReference(W, ...withFeedback(setting, H))
 
 const settings: readonly Setting[] = [
   ...([2, 3, 4, 8] as const).flatMap(bits =>
@@ -196,7 +162,8 @@ describe('gptq', () => {
       for (const group of [8, 'channel'] as const) {
         if (order === 'g_idx' && group === 'channel') continue
         const { quantized } = await quantize(kernels, W, { ...small, group, actOrder: order }, H)
-        const columns = feedbackFor(H, n, order).order ?? Int32Array.from({ length: n }, (_, i) => i)
+        const activity = order === 'none' ? new Float32Array(n) : diagonal(H, n)
+        const columns = byActivity(activity)
         expect(quantized.codes).toEqual(greedy(W, H, columns, quantized))
       }
     },

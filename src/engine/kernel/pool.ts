@@ -32,10 +32,15 @@ export const createKernels = async (threads: number): Promise<Kernels> => {
     idleTimeout: Number.POSITIVE_INFINITY,
     workerData: { module, memory },
   })
+  let open = true
   return {
     ...createHeap(memory),
     threads,
-    run: calls => pool.run(calls),
-    close: () => pool.destroy(),
+    // the pool would start new workers
+    run: calls => (open ? pool.run(calls) : Promise.reject(new Error('the kernels are closed'))),
+    close: () => {
+      open = false
+      return pool.destroy()
+    },
   }
 }
