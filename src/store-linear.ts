@@ -8,7 +8,7 @@ import { dequantize } from './quantize/dequantize.ts'
 import { clippedFraction, measureLinear, type WeightError } from './report/measure.ts'
 
 export interface StoredLinear {
-  /** [out, in], as decoded from the bytes on disk. */
+  /** [out, in], as decoded from the bytes on disk; without a meter, valid until the next linear. */
   readonly decoded: Float32Array
   readonly error: WeightError
   readonly relativeOutputError: number | null
@@ -24,11 +24,11 @@ export interface OutputMeter {
 /** Buffers for float32 values, used again for each linear: fresh ones of this size would cost a third of a data-free run in page faults. */
 export interface Scratch {
   /** The first `length` values of the buffer for this use; what they hold is what was written last. */
-  take(use: 'original' | 'delta', length: number): Float32Array
+  take(use: 'original' | 'decoded' | 'delta', length: number): Float32Array
 }
 
 export const createScratch = (): Scratch => {
-  const buffers = { original: new Float32Array(0), delta: new Float32Array(0) }
+  const buffers = { original: new Float32Array(0), decoded: new Float32Array(0), delta: new Float32Array(0) }
   return {
     take(use, length) {
       if (buffers[use].length < length) buffers[use] = new Float32Array(length)
@@ -55,7 +55,9 @@ export const storeLinear = async (
   for (const tensor of format.pack(name, quantized)) writer.write(tensor.name, tensor.data)
   const parts = new Set(planned.tensors.map(tensor => tensor.name))
   const stored = format.unpack(name, part => (parts.has(part) ? writer.read(part) : undefined), outputConfig)
-  const decoded = dequantize(stored)
+  // with a meter the pass goes on through the weights, so that they need a buffer of their own
+  const length = stored.out * stored.in
+  const decoded = dequantize(stored, meter ? undefined : scratch.take('decoded', length))
   const original = readWeight(checkpoint, weight, scratch.take('original', decoded.length)).data
   return {
     decoded,

@@ -28,7 +28,10 @@ const decodeRun = (
  * @param into [out, in], when given
  * @returns [out, in], row-major
  */
-export const dequantize = (linear: QuantizedLinear, into = new Float32Array(linear.out * linear.in)): Float32Array => {
+export const dequantize = (
+  linear: QuantizedLinear,
+  into: Float32Array = new Float32Array(linear.out * linear.in),
+): Float32Array => {
   const { out, in: inputs, codes, scales, zeros, groupOf } = linear
   const groups = scales.length / out
   const runs = runsOf(groupOf)
