@@ -25,19 +25,23 @@ interface Options {
   readonly json?: true
 }
 
-interface Result {
-  readonly tool: string
-  readonly seed: string
+/** What is measured: heading and digits of its column. */
+const figures = {
   /** Wall time of the whole command, start and loading included. */
-  readonly seconds: number
+  seconds: { heading: 'command s', digits: 1 },
   /** Wall time of the quantization as the tool itself tells it. */
-  readonly quantizing: number
+  quantizing: { heading: 'quantizing s', digits: 1 },
   /** Largest resident memory of the process, MB (10^6 bytes). */
-  readonly peakMB: number
-  readonly perplexity: number
-  readonly meanKl: number
-  readonly topAgreement: number
-}
+  peakMB: { heading: 'peak MB', digits: 0 },
+  perplexity: { heading: 'perplexity', digits: 3 },
+  meanKl: { heading: 'mean KL', digits: 4 },
+  topAgreement: { heading: 'top-1 agreement', digits: 4 },
+} as const
+
+type Figure = keyof typeof figures
+type Result = { readonly tool: string; readonly seed: string } & Readonly<Record<Figure, number>>
+
+const figureNames = Object.keys(figures) as Figure[]
 
 const timed = <T>(work: () => T): { readonly seconds: number; readonly value: T } => {
   const began = performance.now()
@@ -74,39 +78,20 @@ const mean = (values: readonly number[]): number => values.reduce((sum, value) =
 
 /** The mean over seeds of every figure. */
 const average = (tool: string, results: readonly Result[]): Result => {
-  const of = (figure: Exclude<keyof Result, 'tool' | 'seed'>) => mean(results.map(result => result[figure]))
-  return {
-    tool,
-    seed: 'mean',
-    seconds: of('seconds'),
-    quantizing: of('quantizing'),
-    peakMB: of('peakMB'),
-    perplexity: of('perplexity'),
-    meanKl: of('meanKl'),
-    topAgreement: of('topAgreement'),
-  }
+  const means = figureNames.map(figure => [figure, mean(results.map(result => result[figure]))])
+  return { tool, seed: 'mean', ...(Object.fromEntries(means) as Record<Figure, number>) }
 }
 
-const row = ({ tool, seed, seconds, quantizing, peakMB, perplexity, meanKl, topAgreement }: Result): string[] => [
-  tool,
-  seed,
-  seconds.toFixed(1),
-  quantizing.toFixed(1),
-  peakMB.toFixed(0),
-  perplexity.toFixed(3),
-  meanKl.toFixed(4),
-  topAgreement.toFixed(4),
+const row = (result: Result): string[] => [
+  result.tool,
+  result.seed,
+  ...figureNames.map(figure => result[figure].toFixed(figures[figure].digits)),
 ]
 
 const ratios = (ours: Result, peer: Result): string[] => [
   'ratio',
   '',
-  (ours.seconds / peer.seconds).toFixed(3),
-  (ours.quantizing / peer.quantizing).toFixed(3),
-  (ours.peakMB / peer.peakMB).toFixed(3),
-  (ours.perplexity / peer.perplexity).toFixed(3),
-  (ours.meanKl / peer.meanKl).toFixed(3),
-  (ours.topAgreement / peer.topAgreement).toFixed(3),
+  ...figureNames.map(figure => (ours[figure] / peer[figure]).toFixed(3)),
 ]
 
 const main = (model: string, options: Options): void => {
@@ -130,7 +115,7 @@ const main = (model: string, options: Options): void => {
     process.stdout.write(`${JSON.stringify({ runs: [...ours, ...peer], means }, null, 2)}\n`)
     return
   }
-  const head = ['', 'seed', 'command s', 'quantizing s', 'peak MB', 'perplexity', 'mean KL', 'top-1 agreement']
+  const head = ['', 'seed', ...figureNames.map(figure => figures[figure].heading)]
   const table = new Table({ head, style: { head: [], border: [] } })
   table.push(...[...ours, ...peer, ...means].map(row))
   if (python) table.push(ratios(means[0], means[1]))

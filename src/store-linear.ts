@@ -55,17 +55,15 @@ export const storeLinear = async (
   for (const tensor of format.pack(name, quantized)) writer.write(tensor.name, tensor.data)
   const parts = new Set(planned.tensors.map(tensor => tensor.name))
   const stored = format.unpack(name, part => (parts.has(part) ? writer.read(part) : undefined), outputConfig)
-  // with a meter the pass goes on through the weights, so that they need a buffer of their own
   const length = stored.out * stored.in
+  // with a meter the pass goes on through the weights, so that they need a buffer of their own
   const decoded = dequantize(stored, meter ? undefined : scratch.take('decoded', length))
-  const original = readWeight(checkpoint, weight, scratch.take('original', decoded.length)).data
+  const original = readWeight(checkpoint, weight, scratch.take('original', length)).data
   return {
     decoded,
     error: measureLinear(original, decoded),
     clippedFraction: clippedFraction(original, stored),
-    relativeOutputError: meter
-      ? await relativeError(meter, original, decoded, scratch.take('delta', decoded.length))
-      : null,
+    relativeOutputError: meter ? await relativeError(meter, original, decoded, scratch.take('delta', length)) : null,
   }
 }
 

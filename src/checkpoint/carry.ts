@@ -1,16 +1,15 @@
 import type { Files } from '../io/files.ts'
 
-/** Never copied: weights in any form, their indexes, and what the run writes anew (formats: the Hugging Face folder). */
+/** Hidden, or written anew from what was read: no news to anybody. */
+const silent = /^\.|^(config|quantize_config)\.json$|\.safetensors\.index\.json$/
+
+/** Not copied: weights in any form, their indexes, and records of another quantization (formats: the Hugging Face folder). */
 const notCarried = [
   /\.(safetensors|bin|pt|pth|ckpt|gguf|onnx|onnx_data|msgpack|h5|npz)$/i,
   /\.(safetensors|bin)\.index\.json$/i,
-  /^(config|quantize_config|quant_config|quantize-report|hf_quant_config)\.json$/,
+  /^(quant_config|quantize-report|hf_quant_config)\.json$/,
   /^consolidated/,
-  /^\./,
 ]
-
-/** Rewritten, or read already: no news to anybody. */
-const replaced = /^(config|quantize_config)\.json$|^\.|\.safetensors\.index\.json$/
 
 export interface FolderFiles {
   /** They go along unchanged: tokenizer, templates, generation config, licence, and whatever else stands there. */
@@ -24,9 +23,10 @@ export const folderFiles = (folder: string, weights: readonly string[], files: F
   const carried: string[] = []
   const left: string[] = []
   for (const name of files.list(folder)) {
+    if (silent.test(name) || weights.includes(name)) continue
     const kind = files.stat(`${folder}/${name}`)?.kind
     if (kind === 'file' && !notCarried.some(pattern => pattern.test(name))) carried.push(name)
-    else if (!weights.includes(name) && !replaced.test(name)) left.push(kind === 'folder' ? `${name}/` : name)
+    else left.push(kind === 'folder' ? `${name}/` : name)
   }
   return { carried, left }
 }

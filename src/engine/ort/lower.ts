@@ -139,7 +139,6 @@ export const lower = (segment: Segment, byName: ReadonlyMap<string, Linear>, seq
     transposed,
     threadLimit: rows =>
       Math.min(
-        Number.POSITIVE_INFINITY,
         ...linears.map(({ linear: { out }, columns }) => (columns ? safeThreads(out, rows) : safeThreads(rows, out))),
       ),
     build: () => ({
