@@ -1,4 +1,4 @@
-/** Every file operation of a run failed once: a clean error each time, and nothing left behind. */
+/** Every file operation of a run failed once: a clean error each time, and nothing left behind but a whole output once it is published. */
 import fs from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -16,21 +16,22 @@ import { temporaryFolder } from '../helpers/temporary-folder.ts'
 
 const folder = temporaryFolder()
 const source = join(folder, 'model')
-fs.cpSync(new URL('../../fixtures/transformers/llama-mha', import.meta.url).pathname, source, { recursive: true })
-fs.copyFileSync(new URL('../../fixtures/tokenizer/golden.json', import.meta.url).pathname, join(source, 'notes.json'))
+fs.cpSync(new URL('../../fixtures/transformers/llama-mha', import.meta.url), source, { recursive: true })
+fs.copyFileSync(new URL('../../fixtures/tokenizer/golden.json', import.meta.url), join(source, 'notes.json'))
 
-type Fault = 'full disk' | 'device error' | 'short read'
+const faults = ['full disk', 'device error', 'short read'] as const
+type Fault = (typeof faults)[number]
 
 /** Clearing up after a failure must work for the promise to hold; the system may fail that too, but then nobody can help. */
 const spared: readonly (keyof Files)[] = ['close', 'remove']
 
-/** The files of the machine, whose n-th call fails; counts the calls. */
+/** The files of the machine, whose n-th call fails; names the calls. */
 const failing = (n: number, fault: Fault) => {
-  let calls = 0
+  const calls: string[] = []
   const wrap = (name: keyof Files, real: (...args: never[]) => unknown) => {
     if (spared.includes(name)) return real
     return (...args: never[]) => {
-      if (calls++ !== n) return real(...args)
+      if (calls.push(name) - 1 !== n) return real(...args)
       if (fault === 'short read') return name === 'readAt' ? 0 : real(...args)
       throw new QuantizeError(fault === 'full disk' ? 'exhausted' : 'bad-input', `${name}: ${fault}`)
     }
@@ -38,7 +39,7 @@ const failing = (n: number, fault: Fault) => {
   const files = Object.fromEntries(
     Object.entries(nodeFiles).map(([name, real]) => [name, wrap(name as keyof Files, real as never)]),
   ) as unknown as Files
-  return { files, calls: () => calls }
+  return { files, calls }
 }
 
 const run = async (files: Files, output: string): Promise<void> => {
@@ -54,16 +55,20 @@ const run = async (files: Files, output: string): Promise<void> => {
   }
 }
 
-describe.each(['full disk', 'device error', 'short read'] as const)('a %s', fault => {
-  it('at any file operation of a run ends it with one clear error and nothing left behind', async () => {
+describe.each(faults)('a %s', fault => {
+  it('at any file operation of a run ends it with one clear error and nothing half done left behind', async () => {
     const whole = failing(-1, fault)
-    await run(whole.files, join(folder, `whole ${fault}`))
-    const total = whole.calls()
+    const complete = join(folder, `whole ${fault}`)
+    await run(whole.files, complete)
+    const total = whole.calls.length
+    // the last renaming gives the output its name; after it only the folder above is synced
+    const published = whole.calls.lastIndexOf('rename')
+    expect(published).toBe(total - 2)
     expect(total).toBeGreaterThan(100)
     const descriptors = openDescriptors()
     let failed = 0
     // all would take a minute: each third, another third for each fault
-    for (let n = ['full disk', 'device error', 'short read'].indexOf(fault); n < total; n += 3) {
+    for (let n = faults.indexOf(fault); n < total; n += faults.length) {
       const output = join(folder, `${fault} ${n}`)
       const error = await run(failing(n, fault).files, output).then(
         () => undefined,
@@ -73,7 +78,8 @@ describe.each(['full disk', 'device error', 'short read'] as const)('a %s', faul
       failed++
       expect(error, `call ${n}: ${String(error)}`).toBeInstanceOf(QuantizeError)
       expect((error as Error).message).not.toMatch(/\p{Cc}/u)
-      expect(fs.existsSync(output), `call ${n} left an output`).toBe(false)
+      expect(fs.existsSync(output), `call ${n} left an output`).toBe(n > published)
+      if (n > published) expect(fs.readdirSync(output)).toEqual(fs.readdirSync(complete))
       expect(fs.existsSync(`${output}.partial`), `call ${n} left a partial output`).toBe(false)
     }
     expect(failed).toBeGreaterThan(fault === 'short read' ? 5 : total / 4)

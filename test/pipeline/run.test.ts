@@ -6,6 +6,7 @@ import { readWeight } from '../../src/checkpoint/read-weight.ts'
 import { loadModel } from '../../src/evaluate/load-model.ts'
 import { nodeFiles } from '../../src/io/files.ts'
 import type { Report } from '../../src/report/schema.ts'
+import { fileBytes } from '../checkpoint/support.ts'
 import { hashesOf, quantizeTo, quick, run, tinyLlama } from '../helpers/command-line.ts'
 import { temporaryFolder } from '../helpers/temporary-folder.ts'
 
@@ -13,26 +14,21 @@ const folder = temporaryFolder()
 let outputs = 0
 const fresh = (): string => join(folder, `out${outputs++}`)
 
-const tensorNames = (path: string): string[] => {
-  const checkpoint = openCheckpoint(path, nodeFiles)
-  const names = [...checkpoint.tensors.keys()]
-  checkpoint.close()
-  return names
-}
+const tensorNames = (path: string): string[] => readTensors(path).map(({ name }) => name)
 
-/** Every tensor of the source is in the output, as codes or as it was, or listed as dropped. */
+const partsOf = (name: string): string[] => ['qweight', 'qzeros', 'scales', 'g_idx'].map(part => `${name}.${part}`)
+
+/** Each source tensor is in the output as codes, or bit for bit as it was and listed with a reason, or listed as dropped; nothing else is. */
 const expectCovered = (source: string, output: string, { linears, kept, dropped }: Report): void => {
-  const written = new Set(tensorNames(output))
-  const quantized = new Set(linears.map(({ name }) => `${name}.weight`))
-  const listed = new Set(dropped.map(({ name }) => name))
-  for (const name of tensorNames(source)) {
-    if (quantized.has(name)) {
-      expect(written.has(name)).toBe(false)
-      for (const part of ['qweight', 'qzeros', 'scales', 'g_idx'])
-        expect(written.has(name.replace(/weight$/, part))).toBe(true)
-    } else expect(written.has(name) || listed.has(name), name).toBe(true)
-  }
-  expect(kept.every(({ name, reason }) => written.has(name) && reason.length > 0)).toBe(true)
+  const before = readTensors(source)
+  const after = new Map(readTensors(output).map(tensor => [tensor.name, tensor]))
+  const quantized = linears.map(({ name }) => `${name}.weight`)
+  const listed = kept.map(({ name }) => name)
+  const accounted = [...quantized, ...listed, ...dropped.map(({ name }) => name)]
+  expect(accounted.sort()).toEqual(before.map(({ name }) => name).sort())
+  expect([...after.keys()].sort()).toEqual([...listed, ...linears.flatMap(({ name }) => partsOf(name))].sort())
+  for (const tensor of before) if (listed.includes(tensor.name)) expect(after.get(tensor.name)).toEqual(tensor)
+  expect([...kept, ...dropped].every(({ reason }) => reason.length > 0)).toBe(true)
 }
 
 /** The figures of a linear's report, worked out from both checkpoints in another way than the run did. */
@@ -104,7 +100,7 @@ describe('a run', () => {
     // the plain model in shards: its own tensors behind an index
     const source = join(folder, 'sharded')
     fs.cpSync(tinyLlama, source, { recursive: true })
-    await splitInTwo(source)
+    splitInTwo(source)
     const report = await quantizeTo(again, source, ...options)
     expect(report.source.files).toHaveLength(2)
     expect(report.outputs['model.safetensors'].bytes).toBe(fs.statSync(join(whole, 'model.safetensors')).size)
@@ -140,7 +136,7 @@ describe('a run', () => {
 
   it('leaves a linear dense that the format cannot hold, if told so, and lists it', async () => {
     const source = join(folder, 'odd')
-    await copyWithInputs(source, 'model.layers.1.mlp.gate_proj.weight', 'model.layers.1.mlp.up_proj.weight')
+    copyShortened(source, 'model.layers.1.mlp.gate_proj.weight', 'model.layers.1.mlp.up_proj.weight')
     const refused = await run(source, '--method', 'rtn', '--group', 'channel', '-o', fresh())
     expect(refused.code).toBe(4)
     expect(refused.stderr).toMatch(/not a multiple of 8/)
@@ -158,6 +154,12 @@ describe('a run', () => {
     const strict = await run(tinyLlama, ...few, '--strict', '-o', fresh())
     expect(strict.code).toBe(1)
     expect(strict.stderr).toContain('28 of 28 linears fell back')
+  })
+
+  it('takes smaller groups where asked to, linear by linear', async () => {
+    const report = await quantizeTo(fresh(), tinyLlama, '--method', 'rtn', '--group', '96', '--group-fallback')
+    const groups = Object.fromEntries(report.linears.map(({ name, group }) => [name.split('.').at(-1), group]))
+    expect(groups).toMatchObject({ q_proj: 64, down_proj: 96 })
   })
 })
 
@@ -191,11 +193,10 @@ describe('a run that fails', () => {
     fs.cpSync(tinyLlama, source, { recursive: true })
     const name = 'model.layers.2.mlp.down_proj.weight'
     const file = join(source, 'model.safetensors')
-    const bytes = fs.readFileSync(file)
-    const headerBytes = Number(bytes.readBigUInt64LE())
-    const header = JSON.parse(bytes.subarray(8, 8 + headerBytes).toString())
-    bytes.writeUInt16LE(0x7fc0, 8 + headerBytes + header[name].data_offsets[0] + 2 * (384 * 5 + 9))
-    fs.writeFileSync(file, bytes)
+    const tensors = readTensors(file)
+    const { data } = tensors.find(tensor => tensor.name === name)!
+    data.set([0xc0, 0x7f], 2 * (384 * 5 + 9))
+    writeTensors(file, tensors)
     const output = fresh()
     const ended = await run(source, '--group', '64', ...quick, '-o', output)
     expect(ended.code).toBe(3)
@@ -220,12 +221,6 @@ describe('a run that fails', () => {
     expect((await run(source, '--method', 'rtn', '-o', source, '--overwrite')).code).toBe(2)
     expect(fs.existsSync(join(source, 'model.safetensors'))).toBe(true)
   })
-
-  it('is a group fallback when asked for, linear by linear', async () => {
-    const report = await quantizeTo(fresh(), tinyLlama, '--method', 'rtn', '--group', '96', '--group-fallback')
-    const groups = Object.fromEntries(report.linears.map(({ name, group }) => [name.split('.').at(-1), group]))
-    expect(groups).toMatchObject({ q_proj: 64, down_proj: 96 })
-  })
 })
 
 describe('--dry-run', () => {
@@ -238,23 +233,44 @@ describe('--dry-run', () => {
   })
 })
 
+interface Stored {
+  readonly name: string
+  readonly dtype: string
+  readonly shape: readonly number[]
+  readonly data: Uint8Array
+}
+
+const readTensors = (path: string): Stored[] => {
+  const checkpoint = openCheckpoint(path, nodeFiles)
+  const tensors = [...checkpoint.tensors.values()].map(({ name, dtype, shape, read }) => ({
+    name,
+    dtype,
+    shape,
+    data: read(),
+  }))
+  checkpoint.close()
+  return tensors
+}
+
+const writeTensors = (path: string, tensors: readonly Stored[]): void => {
+  let at = 0
+  const header: Record<string, unknown> = { __metadata__: { format: 'pt' } }
+  for (const { name, dtype, shape, data } of tensors) {
+    header[name] = { dtype, shape, data_offsets: [at, at + data.length] }
+    at += data.length
+  }
+  fs.writeFileSync(path, fileBytes(JSON.stringify(header), Buffer.concat(tensors.map(({ data }) => data))))
+}
+
 /** Replaces a model's file by two shards and their index. */
-const splitInTwo = async (source: string): Promise<void> => {
+const splitInTwo = (source: string): void => {
   const file = join(source, 'model.safetensors')
-  const bytes = fs.readFileSync(file)
-  const headerBytes = Number(bytes.readBigUInt64LE())
-  const header = JSON.parse(bytes.subarray(8, 8 + headerBytes).toString()) as Record<string, StoredHeader>
-  const { __metadata__: metadata, ...tensors } = header
-  const names = Object.keys(tensors)
+  const tensors = readTensors(file)
   const weightMap: Record<string, string> = {}
-  for (const [k, part] of [names.slice(0, 11), names.slice(11)].entries()) {
+  for (const [k, part] of [tensors.slice(0, 11), tensors.slice(11)].entries()) {
     const shard = `model-0000${k + 1}-of-00002.safetensors`
-    writeSafetensors(
-      join(source, shard),
-      part.map(name => ({ name, ...tensors[name], data: dataOf(bytes, headerBytes, tensors[name]) })),
-      metadata,
-    )
-    for (const name of part) weightMap[name] = shard
+    writeTensors(join(source, shard), part)
+    for (const { name } of part) weightMap[name] = shard
   }
   fs.rmSync(file)
   fs.writeFileSync(
@@ -263,46 +279,13 @@ const splitInTwo = async (source: string): Promise<void> => {
   )
 }
 
-interface StoredHeader {
-  readonly dtype: string
-  readonly shape: readonly number[]
-  readonly data_offsets: readonly [number, number]
-}
-
-const dataOf = (bytes: Buffer, headerBytes: number, { data_offsets: [start, end] }: StoredHeader): Buffer =>
-  bytes.subarray(8 + headerBytes + start, 8 + headerBytes + end)
-
-const writeSafetensors = (
-  path: string,
-  tensors: readonly { name: string; dtype: string; shape: readonly number[]; data: Uint8Array }[],
-  metadata: unknown = { format: 'pt' },
-): void => {
-  let at = 0
-  const header: Record<string, unknown> = { __metadata__: metadata }
-  for (const { name, dtype, shape, data } of tensors) {
-    header[name] = { dtype, shape, data_offsets: [at, at + data.length] }
-    at += data.length
-  }
-  const json = Buffer.from(JSON.stringify(header))
-  const length = Buffer.alloc(8)
-  length.writeBigUInt64LE(BigInt(json.length))
-  fs.writeFileSync(path, Buffer.concat([length, json, ...tensors.map(({ data }) => data)]))
-}
-
-/** tiny-llama without its config, in which these weights have lost their last row: 383 outputs fit no word of codes. */
-const copyWithInputs = async (target: string, ...short: readonly string[]): Promise<void> => {
+/** tiny-llama's weights alone, of which these have lost their last row: 383 outputs fit no word of codes. */
+const copyShortened = (target: string, ...short: readonly string[]): void => {
   fs.mkdirSync(target)
-  const bytes = fs.readFileSync(join(tinyLlama, 'model.safetensors'))
-  const headerBytes = Number(bytes.readBigUInt64LE())
-  const { __metadata__: metadata, ...tensors } = JSON.parse(bytes.subarray(8, 8 + headerBytes).toString())
-  writeSafetensors(
-    join(target, 'model.safetensors'),
-    Object.entries(tensors as Record<string, StoredHeader>).map(([name, stored]) => {
-      const data = dataOf(bytes, headerBytes, stored)
-      if (!short.includes(name)) return { name, ...stored, data }
-      const [rows, columns] = stored.shape
-      return { name, dtype: stored.dtype, shape: [rows - 1, columns], data: data.subarray(0, -2 * columns) }
-    }),
-    metadata,
-  )
+  const tensors = readTensors(join(tinyLlama, 'model.safetensors')).map((tensor): Stored => {
+    if (!short.includes(tensor.name)) return tensor
+    const [rows, columns] = tensor.shape
+    return { ...tensor, shape: [rows - 1, columns], data: tensor.data.subarray(0, -2 * columns) }
+  })
+  writeTensors(join(target, 'model.safetensors'), tensors)
 }
