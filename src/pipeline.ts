@@ -143,7 +143,7 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
         const tap = `${block.name}: input of ${stage.linears[0].name}`
         const rounding = await feedbackRounding(engine, kernels, statistics, plan.recipe, tap)
         for (const linear of linears)
-          replaced.set(linear.name, await quantizeLinear(run, linear, rounding, { engine, statistics }))
+          replaced.set(linear.name, (await quantizeLinear(run, linear, rounding, { engine, statistics }))!)
         rounding.release()
         return replaced
       },
@@ -159,21 +159,22 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
   }
 }
 
-/** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds. */
+/** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds, if there is a meter. */
 const quantizeLinear = async (
   run: Run,
   linear: PlannedLinear,
   rounding: StageRounding,
   meter?: OutputMeter,
-): Promise<Float32Array> => {
-  const { plan, checkpoint, context, writer, outputConfig, scratch, finished } = run
+): Promise<Float32Array | undefined> => {
+  const { plan, checkpoint, context, kernels, writer, outputConfig, scratch, finished } = run
   context.signal.throwIfAborted()
   const began = context.clock.now()
   const { scheme, storage, tensors } = linear
   const source = checkpoint.tensors.get(linear.weight.tensor)!
   const { quantized, method, fallback } = await rounding.round(source, scheme, storage)
   const { decoded, ...measured } = await storeLinear(
-    checkpoint,
+    kernels,
+    source,
     linear,
     quantized,
     plan.format,

@@ -1,7 +1,7 @@
 import type { QuantizedLinear } from '../contracts.ts'
 
 /** Runs of columns of one group, covering all columns. */
-const runsOf = (groupOf: Int32Array): readonly (readonly [length: number, group: number])[] => {
+export const groupRuns = (groupOf: Int32Array): readonly (readonly [length: number, group: number])[] => {
   const runs: [number, number][] = []
   for (let column = 0; column < groupOf.length; column++) {
     const last = runs[runs.length - 1]
@@ -34,7 +34,7 @@ export const dequantize = (
 ): Float32Array => {
   const { out, in: inputs, codes, scales, zeros, groupOf } = linear
   const groups = scales.length / out
-  const runs = runsOf(groupOf)
+  const runs = groupRuns(groupOf)
   for (let row = 0; row < out; row++) {
     let start = row * inputs
     for (const [length, group] of runs) {

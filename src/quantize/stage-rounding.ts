@@ -1,7 +1,7 @@
 /** How the linears of one stage are rounded: all that they share is prepared once, from what their tap saw. */
 import type { ClipName, LinearScheme, QuantizedLinear, Statistics, Storage, TensorSource } from '../contracts.ts'
 import { packFactor } from '../engine/kernel/factor.ts'
-import type { PanelDtype } from '../engine/kernel/panels.ts'
+import { matrixOf } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
 import { deadChannels, factorize } from '../engine/ort/cholesky.ts'
 import type { Engine } from '../engine/ort/session.ts'
@@ -42,11 +42,7 @@ const roundWith = async (
 ): Promise<Rounded> => {
   const { name, out, in: inputs, bits, symmetric, group } = scheme
   const { quantized, loss } = await quantizeLinear(kernels, {
-    name: source.name,
-    out,
-    in: inputs,
-    dtype: source.dtype as PanelDtype,
-    source: (start, end, into) => void source.read(start, end, into),
+    ...matrixOf(source, out, inputs),
     grid: { name: `int${bits}`, bits, symmetric },
     clip,
     group,

@@ -1,5 +1,7 @@
+import type { TensorSource } from '../../contracts.ts'
 import { QuantizeError } from '../../errors.ts'
-import { allocateAll, freeAll, type Region } from './heap.ts'
+import { forEachChunk } from './chunks.ts'
+import type { Region } from './heap.ts'
 import { columnBytes, panelRows } from './layout.ts'
 import type { Call, Kernels } from './pool.ts'
 
@@ -18,6 +20,15 @@ export interface Matrix {
   readonly dtype: PanelDtype
   readonly source: Uint8Array | ReadBytes
 }
+
+/** A weight tensor as a matrix. The plan takes no other dtypes. */
+export const matrixOf = (source: TensorSource, out: number, inputs: number): Matrix => ({
+  name: source.name,
+  out,
+  in: inputs,
+  dtype: source.dtype as PanelDtype,
+  source: (start, end, into) => void source.read(start, end, into),
+})
 
 /** Rows of a matrix that one worker takes at once: whole panels but for the last. */
 export interface Chunk {
@@ -45,6 +56,9 @@ const stored = {
   F32: { bytes: 4, kernel: 'panelFromF32', exponent: 0x7f800000 },
 } as const
 
+/** Bytes of a weight as stored. */
+export const storedBytes = (dtype: PanelDtype): number => stored[dtype].bytes
+
 const chunksOf = (out: number, panelsPerChunk: number): Chunk[] => {
   const chunkRows = panelsPerChunk * panelRows
   return Array.from({ length: Math.ceil(out / chunkRows) }, (_, i) => {
@@ -54,15 +68,14 @@ const chunksOf = (out: number, panelsPerChunk: number): Chunk[] => {
   })
 }
 
-/** Brings a chunk's rows into shared memory; rows that fill up the last panel are zeros. */
-const readChunk = ({ source, dtype, in: inputs }: Matrix, { firstRow, rows, panels }: Chunk, region: Region): void => {
+/** Brings rows of a matrix into shared memory; what is left of the region becomes zeros. */
+export const readRows = ({ source, dtype, in: inputs }: Matrix, first: number, rows: number, region: Region): void => {
   const rowBytes = inputs * stored[dtype].bytes
-  const start = firstRow * rowBytes
-  const end = start + rows * rowBytes
+  const [start, end] = [first * rowBytes, (first + rows) * rowBytes]
   const into = region.u8()
   if (typeof source === 'function') source(start, end, into.subarray(0, end - start))
   else into.set(source.subarray(start, end))
-  into.fill(0, end - start, panels * panelRows * rowBytes)
+  into.fill(0, end - start)
 }
 
 /** Names the first value that is not finite. */
@@ -93,11 +106,13 @@ export const forEachPanel = async <Name extends string>(
   const { bytes, kernel } = stored[matrix.dtype]
   const chunks = chunksOf(matrix.out, job.panelsPerChunk)
   const panelSource = panelRows * matrix.in * bytes
-  const failures = new Map<number, unknown>()
-  let next = 0
-
-  const work = async (regions: Record<Name | 'source' | 'panel', Region>, chunk: Chunk): Promise<void> => {
-    readChunk(matrix, chunk, regions.source)
+  const sizes = {
+    ...job.regions(job.panelsPerChunk),
+    source: job.panelsPerChunk * panelSource,
+    panel: matrix.in * columnBytes,
+  } as Record<Name | 'source' | 'panel', number>
+  await forEachChunk(kernels, chunks, sizes, async (regions, chunk) => {
+    readRows(matrix, chunk.firstRow, chunk.rows, regions.source)
     const programs = Array.from({ length: chunk.panels }, (_, i): readonly Call[] => [
       [kernel, regions.source.address + i * panelSource, regions.panel.address, job.place, matrix.in],
       ...job.calls(regions, i),
@@ -106,26 +121,5 @@ export const forEachPanel = async <Name extends string>(
     for (let i = 0, at = 0; i < chunk.panels; at += programs[i].length, i++)
       if (results[at]) throw notFinite(matrix, chunk, regions.source)
     job.collect(regions, chunk)
-  }
-
-  const lane = async (regions: Record<Name | 'source' | 'panel', Region>): Promise<void> => {
-    while (next < chunks.length && failures.size === 0) {
-      const index = next++
-      await work(regions, chunks[index]).catch(error => failures.set(index, error))
-    }
-  }
-
-  const sizes = {
-    ...job.regions(job.panelsPerChunk),
-    source: job.panelsPerChunk * panelSource,
-    panel: matrix.in * columnBytes,
-  } as Record<Name | 'source' | 'panel', number>
-  const slots: Record<Name | 'source' | 'panel', Region>[] = []
-  try {
-    while (slots.length < Math.min(kernels.threads + 1, chunks.length)) slots.push(allocateAll(kernels, sizes))
-    await Promise.all(slots.map(lane))
-  } finally {
-    for (const regions of slots) freeAll(regions)
-  }
-  if (failures.size > 0) throw failures.get(Math.min(...failures.keys()))
+  })
 }

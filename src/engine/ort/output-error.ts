@@ -1,5 +1,5 @@
 /** How much a change of weights changes the outputs of a linear, from the Gram matrix of its inputs: ‖ΔW·X‖² / T = tr(ΔW·G·ΔWᵀ). */
-import { multiply } from './products.ts'
+import { multiply, safeThreads } from './products.ts'
 import type { Engine } from './session.ts'
 
 export interface OutputError {
@@ -9,33 +9,32 @@ export interface OutputError {
   readonly energy: number
 }
 
-/** Rows of weights a product: bounds the memory. Never more than G has (no product wider than tall: see products.ts). */
+/** Rows of weights a product: bounds the memory. */
 const tileRows = 512
 
-/** Columns summed together: a cache line of M against as many rows of the product. */
-const strip = 16
-
-/** tr(M·G·Mᵀ) of rows M [rows, n], given −G·Mᵀ as [n, rows]. */
-const negatedTrace = (m: Float32Array, product: Float32Array, rows: number, n: number): number => {
-  let sum = 0
-  for (let start = 0; start < n; start += strip) {
-    const end = Math.min(n, start + strip)
-    for (let row = 0; row < rows; row++)
-      for (let column = start; column < end; column++) sum -= m[row * n + column] * product[column * rows + row]
+/** −Σ m·p, in two chains of additions. */
+const negatedDot = (m: Float32Array, p: Float32Array): number => {
+  const even = m.length - (m.length % 2)
+  let [sum0, sum1] = [even < m.length ? m[even] * p[even] : 0, 0]
+  for (let i = 0; i < even; i += 2) {
+    sum0 += m[i] * p[i]
+    sum1 += m[i + 1] * p[i + 1]
   }
-  return sum
+  return -(sum0 + sum1)
 }
 
+/** tr(M·G·Mᵀ) of rows M [out, n]: the products −M·G, times M element by element. */
 const quadraticForm = async (engine: Engine, m: Float32Array, gram: Float32Array, n: number): Promise<number> => {
   const out = m.length / n
-  const tile = Math.min(tileRows, n, out)
-  const product = new Float32Array(n * tile)
+  const tile = Math.min(tileRows, out)
+  const product = new Float32Array(tile * n)
+  const g = { data: gram, rows: n, columns: n }
   let sum = 0
   for (let start = 0; start < out; start += tile) {
     const rows = Math.min(tile, out - start)
     const part = m.subarray(start * n, (start + rows) * n)
-    await multiply(engine, 'NT', { data: gram, rows: n, columns: n }, { data: part, rows, columns: n }, product, -1)
-    sum += negatedTrace(part, product, rows, n)
+    await multiply(engine, 'NN', { data: part, rows, columns: n }, g, product, -1, safeThreads(rows, n))
+    sum += negatedDot(part, product)
   }
   return sum
 }

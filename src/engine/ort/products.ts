@@ -28,16 +28,20 @@ export const safeThreads = (rows: number, columns: number): number =>
 /** NN: A·B. NT: A·Bᵀ. TN: Aᵀ·B. */
 export type Form = 'NN' | 'NT' | 'TN'
 
-const session = (engine: Engine, form: Form, alpha: number, adds: boolean): Promise<GraphSession> =>
-  engine.graph(`gemm ${form} ${alpha}${adds ? ' adds' : ''}`, () => {
-    const inputs = adds ? ['a', 'b', 'c'] : ['a', 'b']
-    const attributes = { transA: form === 'TN' ? 1 : 0, transB: form === 'NT' ? 1 : 0, alpha: { float: alpha } }
-    return {
-      nodes: [node('Gemm', inputs, ['y'], attributes)],
-      inputs: inputs.map(name => ({ name, shape: [`${name}0`, `${name}1`] })),
-      outputs: [{ name: 'y' }],
-    }
-  })
+const session = (engine: Engine, form: Form, alpha: number, adds: boolean, threads?: number): Promise<GraphSession> =>
+  engine.graph(
+    `gemm ${form} ${alpha}${adds ? ' adds' : ''}`,
+    () => {
+      const inputs = adds ? ['a', 'b', 'c'] : ['a', 'b']
+      const attributes = { transA: form === 'TN' ? 1 : 0, transB: form === 'NT' ? 1 : 0, alpha: { float: alpha } }
+      return {
+        nodes: [node('Gemm', inputs, ['y'], attributes)],
+        inputs: inputs.map(name => ({ name, shape: [`${name}0`, `${name}1`] })),
+        outputs: [{ name: 'y' }],
+      }
+    },
+    threads,
+  )
 
 const view = (engine: Engine, { data, rows, columns }: Matrix) =>
   engine.tensor(data.subarray(0, rows * columns), [rows, columns])
@@ -47,7 +51,7 @@ const resultShape = (form: Form, a: Matrix, b: Matrix): readonly [number, number
   form === 'NT' ? b.rows : b.columns,
 ]
 
-/** into[M, N] = alpha · op(A)·op(B). `into` may not overlap A or B. */
+/** into[M, N] = alpha · op(A)·op(B), on `threads` at most. `into` may not overlap A or B. */
 export const multiply = async (
   engine: Engine,
   form: Form,
@@ -55,9 +59,10 @@ export const multiply = async (
   b: Matrix,
   into: Float32Array,
   alpha = 1,
+  threads?: number,
 ): Promise<void> => {
   const [rows, columns] = resultShape(form, a, b)
-  const gemm = await session(engine, form, alpha, false)
+  const gemm = await session(engine, form, alpha, false, threads)
   await gemm.run({ a: view(engine, a), b: view(engine, b) }, { y: view(engine, { data: into, rows, columns }) })
 }
 
