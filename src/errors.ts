@@ -8,12 +8,16 @@ export type ErrorCode = keyof typeof exitCodes
  * Anything else that is thrown is a bug and keeps its stack.
  */
 export class QuantizeError extends Error {
+  /** The same command on the same files fails the same way: nothing is kept to go on from. */
+  readonly lasting: boolean
+
   constructor(
     readonly code: ErrorCode,
     message: string,
-    options?: ErrorOptions,
+    options: ErrorOptions & { readonly lasting?: boolean } = {},
   ) {
     super(message, options)
     this.name = 'QuantizeError'
+    this.lasting = options.lasting ?? false
   }
 }

@@ -1,25 +1,48 @@
 /** Runs a plan. This is the story of the program: each call is one step, and the folders say which. */
+import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { calibratedPass } from './calibrate/pass.ts'
 import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts'
 import { folderFiles } from './checkpoint/carry.ts'
+import { finiteSource } from './checkpoint/finite-source.ts'
 import { readWeight } from './checkpoint/read-weight.ts'
-import { createShardWriter, planShards, publishFolder, type ShardWriter } from './checkpoint/write-safetensors.ts'
-import type { Checkpoint, TensorSource } from './contracts.ts'
+import {
+  createShardWriter,
+  hashTensor,
+  planShards,
+  type ShardPlan,
+  type ShardWriter,
+} from './checkpoint/write-safetensors.ts'
+import type { Checkpoint, Stage } from './contracts.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
+import { QuantizeError } from './errors.ts'
+import type { Files } from './io/files.ts'
+import { printable } from './io/printable.ts'
 import { copyFile, hashFile } from './io/whole-file.ts'
+import {
+  earlierInputs,
+  type Finished,
+  type FinishedFacts,
+  type Journal,
+  openJournal,
+  partialFolder,
+  takePublished,
+} from './journal.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
 import { createMeter, type Meter } from './progress-meter.ts'
+import { dequantize } from './quantize/dequantize.ts'
 import { feedbackRounding, plainRounding, type StageRounding } from './quantize/stage-rounding.ts'
-import { buildReport, type LinearFacts } from './report/build.ts'
-import { reportJson } from './report/json.ts'
+import { buildReport } from './report/build.ts'
+import { parseReport, reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
 import type { RunContext } from './run-context.ts'
-import { createScratch, type OutputMeter, type Scratch, storeLinear } from './store-linear.ts'
+import { checkUnchanged, type Inputs, inputsOf } from './run-inputs.ts'
+import { createScratch, type OutputMeter, readStored, type Scratch, storeLinear } from './store-linear.ts'
 import { toolName, version } from './version.ts'
 
 export const reportName = 'quantize-report.json'
+export const maxReportBytes = 2 ** 28
 
 /** The model's config.json; undefined for a lone file. */
 type SourceConfig = Readonly<Record<string, unknown>> | undefined
@@ -32,37 +55,63 @@ interface Run {
   readonly kernels: Kernels
   readonly writer: ShardWriter
   readonly meter: Meter
+  readonly journal: Journal
   /** config.json (or quantize_config.json) of the output, as its readers see it. */
   readonly outputConfig: unknown
   readonly scratch: Scratch
-  readonly finished: LinearFacts[]
+  /** What an earlier run finished and is still in its place, by name. */
+  readonly earlier: ReadonlyMap<string, Finished>
+  /** By name. */
+  readonly facts: Map<string, FinishedFacts>
+  /** SHA-256 of each tensor written, by name. */
+  readonly sha256: Map<string, string>
+}
+
+/** What to do with what stands where the output goes. */
+export interface OutputRules {
+  /** Replace an output that exists. */
+  readonly overwrite: boolean
+  /** Go on with a run that was cut off. */
+  readonly resume: boolean
 }
 
 /**
  * Quantizes `checkpoint` by `plan` into the folder `output`, which must be free (or is replaced at the very end, with `overwrite`): it
- * appears under that name only when it is complete.
- * @throws QuantizeError; nothing is left behind then
+ * appears under that name only when it is complete. A run that was cut off goes on where it was, and gives the same bytes.
+ * @throws QuantizeError; what is finished then stays in `<output>.partial` for the next run
  */
 export const runPlan = async (
   plan: Plan,
   checkpoint: Checkpoint,
   sourceConfig: SourceConfig,
   output: string,
-  overwrite: boolean,
+  { overwrite, resume }: OutputRules,
   context: RunContext,
 ): Promise<Report> => {
-  const { files } = context
-  const partial = `${output}.partial`
-  files.remove(partial)
+  const { files, clock, progress } = context
+  const began = clock.now()
+  const { calibration } = plan.recipe
+  const sample = calibration && sampleCalibration(checkpoint.folder, plan.model!, calibration, files)
+  const inputs = inputsOf(plan, checkpoint, sample, resume ? earlierInputs(output, files) : undefined, files)
+  if (resume && takePublished(output, inputs, files)) {
+    progress({ kind: 'note', text: 'an earlier run had finished it' })
+    return parseReport(files.readText(join(output, reportName), maxReportBytes), join(output, reportName))
+  }
+  const journal = openJournal(output, inputs, resume, files, clock)
   try {
-    files.makeFolder(partial)
-    const report = await fillFolder(plan, checkpoint, sourceConfig, partial, context)
-    if (overwrite) files.remove(output)
-    publishFolder(partial, output, files)
-    context.progress({ kind: 'end' })
+    const report = await fillFolder(plan, checkpoint, sourceConfig, inputs, sample, began, journal, context)
+    checkUnchanged(inputs, checkpoint, files)
+    context.signal.throwIfAborted()
+    journal.publish(overwrite)
+    progress({ kind: 'end' })
     return report
   } catch (error) {
-    files.remove(partial)
+    const finished = journal.leave(!(error instanceof QuantizeError && error.lasting))
+    if (finished > 0)
+      progress({
+        kind: 'note',
+        text: `${finished} finished tensors and linears are in ${partialFolder(output)}: the same command goes on from there`,
+      })
     throw error
   }
 }
@@ -72,29 +121,51 @@ const fillFolder = async (
   plan: Plan,
   checkpoint: Checkpoint,
   sourceConfig: SourceConfig,
-  folder: string,
+  inputs: Inputs,
+  sample: CalibrationSample | undefined,
+  began: number,
+  journal: Journal,
   context: RunContext,
 ): Promise<Report> => {
   const { files, clock, threads, progress } = context
-  const began = clock.now()
-  const { calibration, shardBytes } = plan.recipe
-  const sample = calibration && sampleCalibration(checkpoint.folder, plan.model!, calibration, files)
+  const { folder } = journal
+  const shards = planShards(plan.outputs, plan.recipe.shardBytes)
+  const carried = sourceConfig ? folderFiles(checkpoint.folder, checkpoint.files, files) : { carried: [], left: [] }
+  clearExcept(folder, new Set(shards.map(({ file }) => file)), files)
+  checkSpace(folder, shards, checkpoint, carried.carried, files)
   const configs = plan.format.assemble(sourceConfig, assembleFacts(plan))
-  const writer = createShardWriter(folder, planShards(plan.outputs, shardBytes), files)
+  const writer = createShardWriter(folder, shards, files)
   let kernels: Kernels | undefined
   try {
+    journal.makesDurable(writer.sync)
     kernels = await createKernels(threads)
-    const meter = createMeter(plan, sample, progress)
-    const outputConfig = JSON.parse((configs.get('config.json') ?? configs.get('quantize_config.json'))!)
-    const scratch = createScratch()
-    const run: Run = { plan, checkpoint, context, kernels, writer, meter, outputConfig, scratch, finished: [] }
-    for (const { name } of plan.passed) passTensor(checkpoint.tensors.get(name)!, writer)
-    if (sample) await quantizeCalibrated(run, sample)
-    else await quantizeDataFree(run)
+    const earlier = takeEarlier(plan, journal, writer, progress)
+    const run: Run = {
+      plan,
+      checkpoint,
+      context,
+      kernels,
+      writer,
+      meter: createMeter(plan, sample, progress),
+      journal,
+      outputConfig: JSON.parse((configs.get('config.json') ?? configs.get('quantize_config.json'))!),
+      scratch: createScratch(),
+      earlier,
+      facts: new Map(),
+      sha256: new Map([...earlier.values()].flatMap(({ tensors }) => Object.entries(tensors))),
+    }
+    try {
+      for (const { name } of plan.passed) passTensor(run, name)
+      if (sample) await quantizeCalibrated(run, sample)
+      else await quantizeDataFree(run)
+    } finally {
+      journal.flush()
+    }
     writer.finish()
+    checkWritten(run)
     for (const [name, text] of configs) files.writeText(join(folder, name), text)
-    const left = sourceConfig ? carryFiles(checkpoint, folder, context) : []
-    const report = reportOf(run, sample, left, folder, (clock.now() - began) / 1000)
+    for (const name of carried.carried) copyFile(join(checkpoint.folder, name), join(folder, name), files)
+    const report = reportOf(run, inputs, sample, carried.left, folder, (clock.now() - began) / 1000)
     files.writeText(join(folder, reportName), reportJson(report))
     return report
   } finally {
@@ -103,32 +174,119 @@ const fillFolder = async (
   }
 }
 
-/** Copies the model's other files; returns what stays behind. */
-const carryFiles = ({ folder, files: weights }: Checkpoint, to: string, { files }: RunContext): readonly string[] => {
-  const { carried, left } = folderFiles(folder, weights, files)
-  for (const name of carried) copyFile(join(folder, name), join(to, name), files)
-  return left
+/** Removes what an earlier run wrote beside its weights: it is written again. */
+const clearExcept = (folder: string, keep: ReadonlySet<string>, files: Files): void => {
+  for (const name of files.list(folder)) if (!keep.has(name)) files.remove(join(folder, name))
+}
+
+/** Space that configs, the index and the report may take. */
+const textBytes = 2 ** 20
+
+/** @throws QuantizeError exhausted when the output cannot fit where it goes */
+const checkSpace = (
+  folder: string,
+  shards: readonly ShardPlan[],
+  checkpoint: Checkpoint,
+  carried: readonly string[],
+  files: Files,
+): void => {
+  const sizeOf = (path: string): number => files.stat(path)?.bytes ?? 0
+  // what an earlier run wrote may have holes: only what lacks for certain is asked for
+  const shardBytes = shards.map(({ file, bytes }) => Math.max(0, bytes - sizeOf(join(folder, file))))
+  const needed = [...shardBytes, ...carried.map(name => sizeOf(join(checkpoint.folder, name)))].reduce(
+    (sum, bytes) => sum + bytes,
+    textBytes,
+  )
+  const free = files.freeBytes(folder)
+  if (free < needed)
+    throw new QuantizeError(
+      'exhausted',
+      `${printable(folder)}: the output takes ${needed} more bytes, and ${free} are free; free some space or choose another place`,
+    )
+}
+
+/** What the journal says is finished, as far as its data is still what was written. */
+const takeEarlier = (
+  plan: Plan,
+  { earlier }: Journal,
+  writer: ShardWriter,
+  progress: RunContext['progress'],
+): ReadonlyMap<string, Finished> => {
+  const planned = new Map<string, readonly string[]>()
+  for (const { name, tensors } of plan.linears)
+    planned.set(
+      name,
+      tensors.map(tensor => tensor.name),
+    )
+  for (const { name } of plan.passed) planned.set(name, [name])
+  const linears = new Set(plan.linears.map(({ name }) => name))
+  const good = [...earlier.values()].filter(({ name, tensors, facts }) => {
+    const expected = planned.get(name)
+    if (!expected || (facts !== null) !== linears.has(name)) return false
+    return expected.length === Object.keys(tensors).length && expected.every(part => writer.adopt(part, tensors[part]))
+  })
+  if (earlier.size > 0)
+    progress({ kind: 'note', text: `going on: ${good.length} tensors and linears were finished by an earlier run` })
+  if (good.length < earlier.size)
+    progress({ kind: 'note', text: `${earlier.size - good.length} of them are damaged and done again` })
+  return new Map(good.map(record => [record.name, record]))
+}
+
+/** Reads every tensor back. @throws QuantizeError exhausted when one is not what was written */
+const checkWritten = ({ plan, writer, sha256 }: Run): void => {
+  for (const { name } of plan.outputs) {
+    const source = writer.read(name)
+    if (hashTensor(source) !== sha256.get(name))
+      throw new QuantizeError(
+        'exhausted',
+        `${printable(source.file)}: tensor ${printable(name)} reads back differently from what was written: the disk or the memory fails`,
+      )
+  }
+}
+
+/** Takes a finished tensor or linear down in the journal. */
+const finish = ({ journal, sha256 }: Run, record: Finished): void => {
+  for (const [name, sum] of Object.entries(record.tensors)) sha256.set(name, sum)
+  journal.finish(record)
 }
 
 /** The bytes of a tensor as they are, in pieces. */
-const passTensor = (source: TensorSource, writer: ShardWriter): void => {
+const passTensor = (run: Run, name: string): void => {
+  if (run.earlier.has(name)) return
+  const source = run.checkpoint.tensors.get(name)!
   const pieceBytes = 8 * 2 ** 20
   const buffer = new Uint8Array(Math.min(pieceBytes, source.bytes))
+  const hash = createHash('sha256')
   for (let start = 0; start < source.bytes; start += pieceBytes) {
     const end = Math.min(source.bytes, start + pieceBytes)
-    writer.write(source.name, source.read(start, end, buffer.subarray(0, end - start)), start)
+    const piece = source.read(start, end, buffer.subarray(0, end - start))
+    run.writer.write(name, piece, start)
+    hash.update(piece)
   }
+  finish(run, { name, tensors: { [name]: hash.digest('hex') }, facts: null })
 }
 
 const quantizeDataFree = async (run: Run): Promise<void> => {
   const rounding = plainRounding(run.kernels, run.plan.recipe)
-  for (const linear of run.plan.linears) await quantizeLinear(run, linear, rounding)
+  for (const linear of run.plan.linears) if (!takeFinished(run, linear)) await quantizeLinear(run, linear, rounding)
+}
+
+/** Whether an earlier run finished the linear: then its facts are taken over. */
+const takeFinished = ({ earlier, facts, meter }: Run, linear: PlannedLinear): boolean => {
+  const record = earlier.get(linear.name)
+  if (!record) return false
+  if (!facts.has(linear.name)) meter.earlier(linear)
+  facts.set(linear.name, record.facts!)
+  return true
 }
 
 /** Block by block, stage by stage: the tap's statistics, then its linears, then on through the quantized ones. */
 const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Promise<void> => {
   const { plan, checkpoint, context, kernels, meter } = run
   const planned = new Map(plan.linears.map(linear => [linear.name, linear]))
+  const linearsOf = (stage: Stage): readonly PlannedLinear[] =>
+    stage.linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
+  if (plan.linears.filter(linear => takeFinished(run, linear)).length === plan.linears.length) return
   const engine = await createEngine(context.threads)
   try {
     await calibratedPass(
@@ -136,18 +294,28 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
       plan.model!,
       windows,
       view => readWeight(checkpoint, view).data,
-      async ({ stage, block, statistics }) => {
-        const replaced = new Map<string, Float32Array>()
-        const linears = stage.linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
-        if (linears.length === 0) return replaced
-        const tap = `${block.name}: input of ${stage.linears[0].name}`
-        const rounding = await feedbackRounding(engine, kernels, statistics, plan.recipe, tap)
-        for (const linear of linears)
-          replaced.set(linear.name, (await quantizeLinear(run, linear, rounding, { engine, statistics }))!)
-        rounding.release()
-        return replaced
+      {
+        known(stage) {
+          const linears = linearsOf(stage)
+          if (!linears.every(({ name }) => run.earlier.has(name))) return undefined
+          return new Map(linears.map(linear => [linear.name, storedWeight(run, linear)]))
+        },
+        async visit({ stage, block, statistics, zeroed }) {
+          const replaced = new Map<string, Float32Array>()
+          const linears = linearsOf(stage)
+          const tap = `${block.name}: input of ${stage.linears[0].name}`
+          const rounding = await feedbackRounding(engine, kernels, statistics, plan.recipe, tap)
+          for (const linear of linears) {
+            const earlier = takeFinished(run, linear) ? storedWeight(run, linear) : undefined
+            const values = earlier ?? (await quantizeLinear(run, linear, rounding, { engine, statistics, zeroed }))
+            replaced.set(linear.name, values!)
+          }
+          rounding.release()
+          return replaced
+        },
       },
       {
+        zeroNonFinite: plan.recipe.nonfinite === 'zero',
         onChunk(block, stage, _done, of) {
           context.signal.throwIfAborted()
           meter.chunk(block, stage, of)
@@ -159,6 +327,10 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
   }
 }
 
+/** [out, in], as the output holds it. */
+const storedWeight = ({ plan, writer, outputConfig }: Run, linear: PlannedLinear): Float32Array =>
+  dequantize(readStored(linear, plan.format, writer, outputConfig))
+
 /** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds, if there is a meter. */
 const quantizeLinear = async (
   run: Run,
@@ -166,15 +338,21 @@ const quantizeLinear = async (
   rounding: StageRounding,
   meter?: OutputMeter,
 ): Promise<Float32Array | undefined> => {
-  const { plan, checkpoint, context, kernels, writer, outputConfig, scratch, finished } = run
+  const { plan, checkpoint, context, kernels, writer, outputConfig, scratch, facts } = run
   context.signal.throwIfAborted()
   const began = context.clock.now()
-  const { scheme, storage, tensors } = linear
-  const source = checkpoint.tensors.get(linear.weight.tensor)!
-  const { quantized, method, fallback } = await rounding.round(source, scheme, storage)
-  const { decoded, ...measured } = await storeLinear(
+  const { name, scheme, storage } = linear
+  const stored = checkpoint.tensors.get(linear.weight.tensor)!
+  const zeroes = plan.recipe.nonfinite === 'zero'
+  const finite = zeroes ? finiteSource(stored) : undefined // storing reads each weight once: there they are counted
+  const { quantized, method, fallback } = await rounding.round(
+    zeroes ? finiteSource(stored).source : stored,
+    scheme,
+    storage,
+  )
+  const { decoded, sha256, ...measured } = await storeLinear(
     kernels,
-    source,
+    finite?.source ?? stored,
     linear,
     quantized,
     plan.format,
@@ -185,7 +363,10 @@ const quantizeLinear = async (
   )
   const { damp, deadChannels } = rounding
   const seconds = (context.clock.now() - began) / 1000
-  finished.push({ scheme, tensors, method, fallback, damp, deadChannels, ...measured, seconds })
+  const zeroed = { zeroedWeights: finite?.zeroed() ?? 0, zeroedActivations: meter?.zeroed ?? 0 }
+  const found = { method, fallback, damp, deadChannels, ...measured, ...zeroed, seconds }
+  facts.set(name, found)
+  finish(run, { name, tensors: sha256, facts: found })
   run.meter.linear(linear, {
     method,
     sqnrDb: measured.error.sqnrDb,
@@ -209,7 +390,8 @@ const assembleFacts = ({ recipe, linears, kept }: Plan) => ({
 })
 
 const reportOf = (
-  { plan, checkpoint, context, finished }: Run,
+  { plan, checkpoint, context, facts }: Run,
+  inputs: Inputs,
   sample: CalibrationSample | undefined,
   left: readonly string[],
   folder: string,
@@ -225,9 +407,10 @@ const reportOf = (
       files: [...checkpoint.files],
       tensors: checkpoint.tensors.size,
       bytes: bytesBefore,
+      sha256: Object.fromEntries(Object.entries(inputs.model).map(([name, { sha256 }]) => [name, sha256])),
     },
     calibration: sample?.report ?? null,
-    linears: finished,
+    linears: plan.linears.map(({ name, scheme, tensors }) => ({ scheme, tensors, ...facts.get(name)! })),
     kept: [...plan.passed],
     dropped: [],
     warnings: [...plan.warnings, ...(left.length > 0 ? [`not copied into the output: ${left.join(', ')}`] : [])],

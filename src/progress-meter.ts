@@ -13,6 +13,8 @@ export interface Meter {
   /** One of `of` chunks has gone through the part of the block that computes the stage's tap (undefined: the block's end). */
   chunk(block: Block, stage: Stage | undefined, of: number): void
   linear(linear: PlannedLinear, result: LinearResult): void
+  /** A linear that an earlier run finished. */
+  earlier(linear: PlannedLinear): void
 }
 
 export interface LinearResult {
@@ -54,6 +56,10 @@ export const createMeter = (plan: Plan, sample: CalibrationSample | undefined, p
           ? `${block.name}: ${stage.linears.map(({ name }) => name.split('.').pop()).join(', ')}`
           : block.name,
       })
+    },
+    earlier(linear) {
+      done += linearWork(linear, sample !== undefined)
+      finished++
     },
     linear(linear, { method, sqnrDb, relativeOutputError, seconds }) {
       done += linearWork(linear, sample !== undefined)

@@ -15,6 +15,8 @@ export interface Recipe {
   readonly damp: number
   readonly format: string
   readonly unfit: 'error' | 'keep'
+  /** A weight or activation that is NaN or infinite: stop, or take 0. */
+  readonly nonfinite: 'error' | 'zero'
   /** undefined for a method that needs no data. */
   readonly calibration?: CalibrationRecipe
   readonly shardBytes: number
@@ -40,6 +42,7 @@ export interface RecipeRequest {
   readonly damp?: number
   readonly format?: string
   readonly unfit?: 'error' | 'keep'
+  readonly nonfinite?: 'error' | 'zero'
   readonly calib?: string
   readonly samples?: number
   readonly seqLen?: number
@@ -54,6 +57,7 @@ export const defaults = {
   seqLen: 512,
   seed: 0,
   unfit: 'error',
+  nonfinite: 'error',
   shardBytes: 5_000_000_000,
 } as const
 
@@ -83,6 +87,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     damp: request.damp ?? method.damp,
     format: request.format ?? method.format[symmetric ? 'symmetric' : 'asymmetric'],
     unfit: request.unfit ?? defaults.unfit,
+    nonfinite: request.nonfinite ?? defaults.nonfinite,
     calibration: needsData
       ? {
           text: request.calib ?? defaults.calib,

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { ShardWriter } from './checkpoint/write-safetensors.ts'
 import type { Format, QuantizedLinear, Statistics, TensorSource } from './contracts.ts'
 import { measureRows, type Values } from './engine/kernel/measure.ts'
@@ -15,12 +16,16 @@ export interface StoredLinear {
   readonly relativeOutputError: number | null
   /** Share of weights that lie outside the range their codes can reach. Rounding alone leaves none there. */
   readonly clippedFraction: number
+  /** SHA-256 of each stored tensor, by name. */
+  readonly sha256: Readonly<Record<string, string>>
 }
 
 /** Where output errors are computed. */
 export interface OutputMeter {
   readonly engine: Engine
   readonly statistics: Statistics
+  /** Activations that were not finite and counted as 0. */
+  readonly zeroed: number
 }
 
 /** Buffers used again for each linear: fresh ones of this size cost a third of the time in page faults. */
@@ -39,6 +44,17 @@ export const createScratch = (): Scratch => {
   }
 }
 
+/** A linear as the output holds it now. */
+export const readStored = (
+  { name, tensors }: PlannedLinear,
+  format: Format,
+  writer: ShardWriter,
+  outputConfig: unknown,
+): QuantizedLinear => {
+  const parts = new Set(tensors.map(tensor => tensor.name))
+  return format.unpack(name, part => (parts.has(part) ? writer.read(part) : undefined), outputConfig)
+}
+
 /**
  * Packs one linear into its place in the output, reads it back, and measures what was stored against the source.
  * @param outputConfig config.json of the output, as `unpack` reads it
@@ -46,7 +62,7 @@ export const createScratch = (): Scratch => {
 export const storeLinear = async (
   kernels: Kernels,
   source: TensorSource,
-  { name, tensors }: PlannedLinear,
+  planned: PlannedLinear,
   quantized: QuantizedLinear,
   format: Format,
   writer: ShardWriter,
@@ -54,9 +70,12 @@ export const storeLinear = async (
   scratch: Scratch,
   meter?: OutputMeter,
 ): Promise<StoredLinear> => {
-  for (const tensor of format.pack(name, quantized)) writer.write(tensor.name, tensor.data)
-  const parts = new Set(tensors.map(tensor => tensor.name))
-  const stored = format.unpack(name, part => (parts.has(part) ? writer.read(part) : undefined), outputConfig)
+  const sha256: Record<string, string> = {}
+  for (const tensor of format.pack(planned.name, quantized)) {
+    writer.write(tensor.name, tensor.data)
+    sha256[tensor.name] = createHash('sha256').update(tensor.data).digest('hex')
+  }
+  const stored = readStored(planned, format, writer, outputConfig)
   const weights = stored.out * stored.in
   const values = meter && {
     original: scratch.take('original', weights),
@@ -68,6 +87,7 @@ export const storeLinear = async (
     decoded: values?.decoded,
     error: weightError(weights, sums),
     clippedFraction: sums.clipped / weights,
+    sha256,
     relativeOutputError: meter ? await relativeError(meter, values!) : null,
   }
 }

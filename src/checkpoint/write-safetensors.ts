@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { dirname, join } from 'node:path'
 import type { TensorSource } from '../contracts.ts'
 import type { Files } from '../io/files.ts'
@@ -16,6 +17,10 @@ export interface ShardWriter {
   write(name: string, data: Uint8Array, start?: number): void
   /** The tensor as the file now holds it, by a descriptor of its own. Its `read` throws for bytes not yet written. */
   read(name: string): TensorSource
+  /** Takes a tensor that an earlier run left in its place, if its bytes have this SHA-256 (lower-case hex). */
+  adopt(name: string, sha256: string): boolean
+  /** Makes all that was written so far durable. */
+  sync(): void
   /** Checks that every byte of every tensor was written, syncs the files, and writes the index where there are several. */
   finish(): void
   /** Lets go of every file; to call in any case, more than once if need be. The sources of `read` end with it. */
@@ -26,6 +31,8 @@ interface Shard {
   readonly path: string
   /** For writing; undefined once closed. */
   descriptor: number | undefined
+  /** Written to since it was last synced. */
+  dirty: boolean
   reader: OpenFile | undefined
 }
 
@@ -33,6 +40,19 @@ interface Slot {
   readonly tensor: HeaderTensor
   readonly shard: Shard
   readonly written: Coverage
+}
+
+const hashPieceBytes = 4 * 2 ** 20
+
+/** SHA-256 of a tensor's bytes, lower-case hex. @throws QuantizeError bad-input when the file ends early */
+export const hashTensor = (source: TensorSource): string => {
+  const hash = createHash('sha256')
+  const buffer = new Uint8Array(Math.min(hashPieceBytes, source.bytes))
+  for (let start = 0; start < source.bytes; start += buffer.byteLength) {
+    const end = Math.min(source.bytes, start + buffer.byteLength)
+    hash.update(source.read(start, end, buffer.subarray(0, end - start)))
+  }
+  return hash.digest('hex')
 }
 
 /** model.safetensors.index.json as transformers reads it: the sum of tensor bytes, and the file of each name, by name. */
@@ -67,8 +87,15 @@ const createShards = (folder: string, plans: readonly ShardPlan[], files: Files,
   try {
     for (const plan of plans) {
       const path = join(folder, plan.file)
-      const shard: Shard = { path, descriptor: files.open(path, 'create'), reader: undefined }
+      const there = files.stat(path) !== undefined
+      const shard: Shard = {
+        path,
+        descriptor: files.open(path, there ? 'update' : 'create'),
+        dirty: true,
+        reader: undefined,
+      }
       shards.push(shard)
+      if (there) files.truncate(shard.descriptor!, plan.bytes)
       files.writeAt(shard.descriptor!, plan.header, 0)
       for (const tensor of plan.tensors) slots.set(tensor.name, { tensor, shard, written: new Coverage(tensor.bytes) })
     }
@@ -90,7 +117,8 @@ const writtenSource = (files: Files, { tensor, shard, written }: Slot): TensorSo
 }
 
 /**
- * Creates the planned files in a folder that exists and holds none of them (a temporary one: see publishFolder), headers first.
+ * Creates the planned files in a folder that exists (a temporary one: see publishFolder), headers first. Files of these names are taken
+ * as those of an earlier run of the same plan: what of them is still good is for `adopt` to find out.
  * @throws QuantizeError exhausted when the disk is full, bad-input when a file cannot be made
  */
 export const createShardWriter = (folder: string, plans: readonly ShardPlan[], files: Files): ShardWriter => {
@@ -109,9 +137,25 @@ export const createShardWriter = (folder: string, plans: readonly ShardPlan[], f
         throw new RangeError(`bytes ${start} to ${end} do not fit the ${tensor.bytes} of ${name}`)
       if (shard.descriptor === undefined) throw new Error(`${shard.path} was closed`)
       files.writeAt(shard.descriptor, data, tensor.offset + start)
+      shard.dirty = true
       written.add(start, end)
     },
     read: name => writtenSource(files, slotOf(name)),
+    adopt(name, sha256) {
+      const slot = slotOf(name)
+      const { tensor, shard, written } = slot
+      shard.reader ??= openFile(files, shard.path)
+      if (hashTensor(tensorSource(files, shard.reader, tensor)) !== sha256) return false
+      written.add(0, tensor.bytes)
+      return true
+    },
+    sync() {
+      for (const shard of shards) {
+        if (!shard.dirty || shard.descriptor === undefined) continue
+        files.sync(shard.descriptor)
+        shard.dirty = false
+      }
+    },
     finish() {
       for (const [name, { written }] of slots)
         if (written.firstGap() !== undefined) throw new Error(`byte ${written.firstGap()} of ${name} was never written`)

@@ -1,4 +1,4 @@
-import type { EvalOptions, InspectOptions, QuantizeOptions } from './parse.ts'
+import type { EvalOptions, InspectOptions, QuantizeOptions, VerifyOptions } from './parse.ts'
 import type { Ui } from './ui.ts'
 
 /**
@@ -9,4 +9,5 @@ export interface Commands {
   quantize(options: QuantizeOptions, ui: Ui): Promise<void>
   inspect(options: InspectOptions, ui: Ui): Promise<void>
   eval(options: EvalOptions, ui: Ui): Promise<void>
+  verify(options: VerifyOptions, ui: Ui): Promise<void>
 }

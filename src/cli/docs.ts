@@ -22,6 +22,7 @@ export const examples: readonly (readonly [command: string, does: string])[] = [
   ['quantize my-model --bits 4 --dry-run --json', 'the plan alone, for a script'],
   ['quantize my-model --wbits 4 --group_size 128 --desc_act --nsamples 256', "other tools' spellings"],
   ['quantize inspect my-model-8bit --json', 'what a checkpoint holds'],
+  ['quantize verify my-model-8bit --source my-model', 'whether it is still what its report says'],
   [
     'quantize eval my-model-gptq-4bit-g128 --text held-out.txt --reference my-model',
     'perplexity, and how near the original is',
@@ -75,7 +76,7 @@ export const cliDocs = (): string =>
     '## Output',
     'stdout carries data: with `--json` exactly one document; without it the tables of `inspect` and `eval`. stderr carries text for people: progress, the plan and the table of a run, warnings, errors. On a terminal progress is one bar with the time left, elsewhere plain lines. Colours need a terminal and no `NO_COLOR`.',
     'An error is one line, `error: …`; `--verbose` adds the stack. With `--json` stdout then holds `{"error": {"code", "message", "exitCode"}}`, unless the document of the command was already written: with a failed gate it was.',
-    'The first Ctrl-C (or SIGTERM) stops at the next place that leaves nothing half done, the second at once. A failed or interrupted run leaves nothing under the name of its output.',
+    'The first Ctrl-C (or SIGTERM) stops after the linear under way, the second at once. A failed or interrupted run leaves nothing under the name of its output; what it had finished stays in `<output>.partial`, and the same command goes on from there, to the same bytes. It refuses when the model, the text, the options or the version are not the same, and names what changed; `--no-resume` starts over.',
     '## Exit codes',
     table(
       ['exit code', 'name in JSON', 'when'],

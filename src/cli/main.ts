@@ -58,6 +58,8 @@ const runJob = (job: Job, commands: Commands, ui: Ui): Promise<void> => {
       return commands.inspect(job.options, ui)
     case 'eval':
       return commands.eval(job.options, ui)
+    case 'verify':
+      return commands.verify(job.options, ui)
   }
 }
 

@@ -165,6 +165,10 @@ export const optionTable = {
     flag: 'unfit',
     help: 'a linear that the format cannot hold: leave it unquantized and list it, or stop',
   }),
+  nonfinite: withDefault(oneOf<'error' | 'zero'>('error', 'zero'), defaults.nonfinite, {
+    flag: 'nonfinite',
+    help: 'a weight or activation that is NaN or infinite: stop, or take 0 and count it in the report',
+  }),
   calib: withDefault(calibrationText, defaults.calib, {
     flag: 'calib',
     aliases: ['calibration-file'],
@@ -200,6 +204,10 @@ export const optionTable = {
   ),
   text: required(path('<file>'), { flag: 'text', help: 'text to score' }),
   windows: withDefault(wholeNumber(1, 1_000_000), 8, { flag: 'windows', help: 'windows of the text, from its start' }),
+  source: optional(path('<model>'), '', {
+    flag: 'source',
+    help: 'the model that was quantized: compute the errors of the weights again, and compare what was kept',
+  }),
   reference: optional(path('<model>'), '', {
     flag: 'reference',
     help: 'also compare with this model: mean KL divergence and top-1 agreement',
@@ -216,6 +224,12 @@ export const optionTable = {
   strict: flag({ flag: 'strict', help: 'exit with 1 if any linear fell back to rtn' }),
   dryRun: flag({ flag: 'dry-run', help: 'print the plan, from headers alone, and write nothing' }),
   overwrite: flag({ flag: 'overwrite', aliases: ['force'], help: 'replace an output that exists' }),
+  /** Its value is false when the flag is given, as commander has it. */
+  resume: {
+    flag: 'no-resume',
+    fallback: true,
+    help: 'start over, instead of going on with a run of this command that was cut off',
+  } as OptionSpec<boolean>,
   json: flag({ flag: 'json', help: 'one JSON document on stdout' }),
   quiet: flag({ flag: 'quiet', help: 'no progress and no table; warnings and errors stay' }),
   verbose: flag({ flag: 'verbose', help: 'say more; an error shows its stack' }),
@@ -231,8 +245,19 @@ export const commandTable = {
     argument: 'a .safetensors file, or a folder that holds one model',
     options: [
       ...(['output', 'method', 'bits', 'group', 'symmetric', 'clip', 'actOrder', 'damp', 'format'] as const),
-      ...(['groupFallback', 'unfit', 'calib', 'samples', 'seqLen', 'seed', 'shardBytes', 'threads', 'report'] as const),
-      ...(['strict', 'dryRun', 'overwrite', 'json', 'quiet', 'verbose'] as const),
+      ...([
+        'groupFallback',
+        'unfit',
+        'nonfinite',
+        'calib',
+        'samples',
+        'seqLen',
+        'seed',
+        'shardBytes',
+        'threads',
+        'report',
+      ] as const),
+      ...(['strict', 'dryRun', 'overwrite', 'resume', 'json', 'quiet', 'verbose'] as const),
     ],
   },
   inspect: {
@@ -246,6 +271,12 @@ export const commandTable = {
     summary: 'perplexity of a text, and how near a reference model is',
     argument: 'a folder, quantized or not',
     options: ['text', 'seqLen', 'windows', 'reference', 'threads', 'json', 'quiet', 'verbose'],
+  },
+  verify: {
+    usage: 'verify <output> [options]',
+    summary: 'read an output again: hashes of its files and, with --source, the errors of its report',
+    argument: 'a folder that quantize wrote',
+    options: ['source', 'threads', 'json', 'verbose'],
   },
 } as const satisfies Record<string, CommandSpec>
 

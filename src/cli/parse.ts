@@ -25,12 +25,14 @@ interface Asked {
 export type QuantizeOptions = Asked & OptionsOf<'quantize'>
 export type InspectOptions = Asked & OptionsOf<'inspect'>
 export type EvalOptions = Asked & OptionsOf<'eval'>
+export type VerifyOptions = Asked & OptionsOf<'verify'>
 
 /** A command with its options. */
 export type Job =
   | { readonly command: 'quantize'; readonly options: QuantizeOptions }
   | { readonly command: 'inspect'; readonly options: InspectOptions }
   | { readonly command: 'eval'; readonly options: EvalOptions }
+  | { readonly command: 'verify'; readonly options: VerifyOptions }
 
 export type Parsed = Job | { readonly command: 'help'; readonly topic: CommandName } | { readonly command: 'version' }
 

@@ -4,6 +4,13 @@ import { QuantizeError } from '../errors.ts'
 import { guarded } from './io-error.ts'
 import { printable } from './printable.ts'
 
+export interface FileStat {
+  readonly kind: 'file' | 'folder' | 'other'
+  readonly bytes: number
+  /** Changes whenever the content may have changed, or another file has taken the name. */
+  readonly stamp: string
+}
+
 /**
  * Every file operation of the tool goes through this seam, so that a test can fail the n-th one.
  * All calls are synchronous. A refusal of the system is thrown as QuantizeError with the path and the reason in one line:
@@ -20,12 +27,16 @@ export interface Files {
   readAt(descriptor: number, into: Uint8Array, position: number): number
   /** Writes all of `data` at byte `position`. */
   writeAt(descriptor: number, data: Uint8Array, position: number): void
+  /** Cuts the file off after `bytes`. */
+  truncate(descriptor: number, bytes: number): void
   sync(descriptor: number): void
   /** Makes the names inside a folder durable. */
   syncFolder(path: string): void
   /** undefined when there is nothing; links are followed. */
-  stat(path: string): { readonly kind: 'file' | 'folder' | 'other'; readonly bytes: number } | undefined
+  stat(path: string): FileStat | undefined
   statOpen(descriptor: number): { readonly bytes: number }
+  /** Bytes that may still be written where `folder` lies. */
+  freeBytes(folder: string): number
   /** Names in a folder, sorted. */
   list(folder: string): string[]
   /** Makes a folder and the missing ones above it; one that exists is no error. */
@@ -51,7 +62,7 @@ const pathOf = (descriptor: number): string => paths.get(descriptor) ?? `descrip
 const flags = {
   read: fs.constants.O_RDONLY | (fs.constants.O_NONBLOCK ?? 0), // opening a FIFO must not wait for its writer
   create: fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_EXCL,
-  update: fs.constants.O_RDWR,
+  update: fs.constants.O_RDWR | (fs.constants.O_NOFOLLOW ?? 0), // what we write again is never a link
 }
 
 const open: Files['open'] = (path, mode) => {
@@ -95,6 +106,15 @@ const writeAt: Files['writeAt'] = (descriptor, data, position) =>
     }
   })
 
+const truncate: Files['truncate'] = (descriptor, bytes) =>
+  guarded(pathOf(descriptor), 'written', () => fs.ftruncateSync(descriptor, bytes))
+
+const freeBytes: Files['freeBytes'] = folder =>
+  guarded(folder, 'read', () => {
+    const { bavail, bsize } = fs.statfsSync(folder)
+    return bavail * bsize
+  })
+
 const sync: Files['sync'] = descriptor => guarded(pathOf(descriptor), 'written', () => fs.fsyncSync(descriptor))
 
 /** Windows, and some network file systems, cannot sync a folder; there the rename is as durable as the system makes it. */
@@ -116,14 +136,18 @@ const syncFolder: Files['syncFolder'] = path =>
 const stat: Files['stat'] = path => {
   const found = guarded(path, 'read', () => {
     try {
-      return fs.statSync(path, { throwIfNoEntry: false })
+      return fs.statSync(path, { throwIfNoEntry: false, bigint: true })
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOTDIR') return undefined
       throw error
     }
   })
   if (found === undefined) return undefined
-  return { kind: found.isFile() ? 'file' : found.isDirectory() ? 'folder' : 'other', bytes: found.size }
+  return {
+    kind: found.isFile() ? 'file' : found.isDirectory() ? 'folder' : 'other',
+    bytes: Number(found.size),
+    stamp: [found.dev, found.ino, found.size, found.mtimeNs, found.ctimeNs].join(' '),
+  }
 }
 
 const decodeText = (bytes: Uint8Array, path: string): string => {
@@ -141,7 +165,9 @@ const readText: Files['readText'] = (path, maxBytes) => {
     if (size > maxBytes)
       throw new QuantizeError('bad-input', `${printable(path)}: is ${size} bytes long; at most ${maxBytes} are read`)
     const bytes = new Uint8Array(size)
-    return decodeText(bytes.subarray(0, readAt(descriptor, bytes, 0)), path)
+    if (readAt(descriptor, bytes, 0) < size)
+      throw new QuantizeError('bad-input', `${printable(path)}: became shorter while it was read`)
+    return decodeText(bytes, path)
   } finally {
     close(descriptor)
   }
@@ -184,10 +210,12 @@ export const nodeFiles: Files = {
   close,
   readAt,
   writeAt,
+  truncate,
   sync,
   syncFolder,
   stat,
   statOpen: descriptor => ({ bytes: guarded(pathOf(descriptor), 'read', () => fs.fstatSync(descriptor).size) }),
+  freeBytes,
   list: folder => guarded(folder, 'read', () => fs.readdirSync(folder).sort()),
   makeFolder: path => {
     guarded(path, 'written', () => fs.mkdirSync(path, { recursive: true }))

@@ -1,20 +1,29 @@
 /** Files taken as a whole, in pieces: memory does not grow with them. */
 import { createHash } from 'node:crypto'
+import { QuantizeError } from '../errors.ts'
 import type { Files } from './files.ts'
+import { printable } from './printable.ts'
 
 const pieceBytes = 4 * 2 ** 20
 
+/** @throws QuantizeError bad-input when the file ends before the size that it had when it was opened */
 const forEachPiece = (path: string, files: Files, visit: (piece: Uint8Array, position: number) => void): number => {
   const descriptor = files.open(path, 'read')
   try {
-    const buffer = new Uint8Array(pieceBytes)
-    let position = 0
-    for (;;) {
-      const length = files.readAt(descriptor, buffer, position)
-      if (length === 0) return position
-      visit(buffer.subarray(0, length), position)
+    const { bytes } = files.statOpen(descriptor)
+    const buffer = new Uint8Array(Math.min(pieceBytes, bytes))
+    for (let position = 0; position < bytes; ) {
+      const piece = buffer.subarray(0, Math.min(buffer.byteLength, bytes - position))
+      const length = files.readAt(descriptor, piece, position)
+      if (length < piece.byteLength)
+        throw new QuantizeError(
+          'bad-input',
+          `${printable(path)}: ended at byte ${position + length} of ${bytes} while it was read`,
+        )
+      visit(piece, position)
       position += length
     }
+    return bytes
   } finally {
     files.close(descriptor)
   }

@@ -17,6 +17,9 @@ export interface LinearFacts {
   readonly relativeOutputError: number | null
   readonly damp: number | null
   readonly deadChannels: number | null
+  /** Weights, and activations of its tap, that were not finite and taken as 0. */
+  readonly zeroedWeights: number
+  readonly zeroedActivations: number
   readonly seconds: number
 }
 
@@ -58,6 +61,8 @@ const linearReport = (facts: LinearFacts): LinearReport => {
     clippedFraction: facts.clippedFraction,
     damp: facts.damp,
     deadChannels: facts.deadChannels,
+    zeroedWeights: facts.zeroedWeights,
+    zeroedActivations: facts.zeroedActivations,
     seconds: facts.seconds,
   }
 }

@@ -24,6 +24,8 @@ export const linearSchema = z.strictObject({
   clippedFraction: share,
   damp: amount.nullable(),
   deadChannels: count.nullable(),
+  zeroedWeights: count,
+  zeroedActivations: count,
   seconds: amount,
 })
 
@@ -58,7 +60,13 @@ export const reportSchema = z.strictObject({
   schema: z.literal(1),
   tool: z.strictObject({ name: z.string(), version: z.string() }),
   recipe: z.record(z.string(), z.json()),
-  source: z.strictObject({ path: z.string(), files: z.array(z.string()), tensors: count, bytes }),
+  source: z.strictObject({
+    path: z.string(),
+    files: z.array(z.string()),
+    tensors: count,
+    bytes,
+    sha256: z.record(z.string(), sha256),
+  }),
   calibration: calibrationSchema.nullable(),
   linears: z.array(linearSchema),
   kept: z.array(reasonSchema),

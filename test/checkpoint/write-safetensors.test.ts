@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
 import { planFile } from '../../src/checkpoint/shard-plan.ts'
-import { createShardWriter, planShards, publishFolder } from '../../src/checkpoint/write-safetensors.ts'
+import { createShardWriter, hashTensor, planShards, publishFolder } from '../../src/checkpoint/write-safetensors.ts'
 import type { TensorInfo } from '../../src/contracts.ts'
 import { type Dtype, dtypeBits, dtypes } from '../../src/dtype/dtype.ts'
 import { QuantizeError } from '../../src/errors.ts'
@@ -219,12 +219,31 @@ describe('misuse', () => {
     expect(() => open.read('d')).toThrow(/no tensor/)
   })
 
-  it('an old file in the folder is not overwritten', () => {
+  it('a link is not written through', () => {
     const folder = newFolder()
-    fs.writeFileSync(join(folder, 'model-00002-of-00002.safetensors'), 'old')
+    const target = join(folder, 'target')
+    fs.writeFileSync(target, 'old')
+    fs.symlinkSync(target, join(folder, 'model-00002-of-00002.safetensors'))
     const before = openDescriptors()
-    expect(refusal(() => createShardWriter(folder, plans(), nodeFiles))).toMatch(/00002.*exists already/)
+    expect(refusal(() => createShardWriter(folder, plans(), nodeFiles))).toMatch(/00002.*symbolic link/)
+    expect(fs.readFileSync(target, 'utf8')).toBe('old')
     expect(openDescriptors()).toBe(before)
+  })
+
+  it('a tensor of an earlier run is taken over only with its own bytes', () => {
+    const folder = newFolder()
+    const first = createShardWriter(folder, plans(), nodeFiles)
+    fill(first)
+    const sums = ['a', 'b'].map(name => hashTensor(first.read(name)))
+    first.sync()
+    first.close()
+    const again = createShardWriter(folder, plans(), nodeFiles)
+    expect(() => again.read('a').read()).toThrow(/not all written/)
+    expect(again.adopt('a', sums[1])).toBe(false)
+    expect(() => again.finish()).toThrow(/never written/)
+    for (const [i, name] of ['a', 'b'].entries()) expect(again.adopt(name, sums[i])).toBe(true)
+    expect(again.read('b').read()).toEqual(new Uint8Array(6).fill(1))
+    again.close()
   })
 
   it('after close nothing is written or read, and descriptors are free', () => {

@@ -85,5 +85,6 @@ export const only = (commands: Partial<Commands>): Commands => ({
   quantize: unexpected,
   inspect: unexpected,
   eval: unexpected,
+  verify: unexpected,
   ...commands,
 })

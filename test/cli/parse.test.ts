@@ -50,6 +50,8 @@ describe('defaults', () => {
         strict: false,
         dryRun: false,
         overwrite: false,
+        resume: true,
+        nonfinite: 'error',
         json: false,
         quiet: false,
         verbose: false,

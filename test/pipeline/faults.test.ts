@@ -1,88 +1,135 @@
-/** Every file operation of a run failed once: a clean error each time, and nothing left behind but a whole output once it is published. */
+/** File operations of a run failed once each (`npm run faults` fails all): a clean error, nothing half done under the final name, and the next run gives the same bytes. */
 import fs from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
-import { readJsonObject } from '../../src/checkpoint/read-json.ts'
 import { QuantizeError } from '../../src/errors.ts'
-import { nodeClock } from '../../src/io/clock.ts'
-import { type Files, nodeFiles } from '../../src/io/files.ts'
-import { buildModel } from '../../src/model/graph.ts'
-import { runPlan } from '../../src/pipeline.ts'
-import { planRun } from '../../src/plan.ts'
-import { resolveRecipe } from '../../src/recipe.ts'
+import { nodeFiles } from '../../src/io/files.ts'
 import { openDescriptors } from '../checkpoint/support.ts'
+import { attempt, contentOf, failing, faults, runOnce } from '../helpers/faults.ts'
 import { temporaryFolder } from '../helpers/temporary-folder.ts'
 
 const folder = temporaryFolder()
 const source = join(folder, 'model')
 fs.cpSync(new URL('../../fixtures/transformers/llama-mha', import.meta.url), source, { recursive: true })
 fs.copyFileSync(new URL('../../fixtures/tokenizer/golden.json', import.meta.url), join(source, 'notes.json'))
+const request = { method: 'rtn', group: 'channel' } as const
 
-const faults = ['full disk', 'device error', 'short read'] as const
-type Fault = (typeof faults)[number]
-
-/** Clearing up after a failure must work for the promise to hold; the system may fail that too, but then nobody can help. */
-const spared: readonly (keyof Files)[] = ['close', 'remove']
-
-/** The files of the machine, whose n-th call fails; names the calls. */
-const failing = (n: number, fault: Fault) => {
-  const calls: string[] = []
-  const wrap = (name: keyof Files, real: (...args: never[]) => unknown) => {
-    if (spared.includes(name)) return real
-    return (...args: never[]) => {
-      if (calls.push(name) - 1 !== n) return real(...args)
-      if (fault === 'short read') return name === 'readAt' ? 0 : real(...args)
-      throw new QuantizeError(fault === 'full disk' ? 'exhausted' : 'bad-input', `${name}: ${fault}`)
-    }
-  }
-  const files = Object.fromEntries(
-    Object.entries(nodeFiles).map(([name, real]) => [name, wrap(name as keyof Files, real as never)]),
-  ) as unknown as Files
-  return { files, calls }
-}
-
-const run = async (files: Files, output: string): Promise<void> => {
-  const checkpoint = openCheckpoint(join(source, 'model.safetensors'), files)
-  try {
-    const config = readJsonObject(join(source, 'config.json'), files)!
-    const recipe = resolveRecipe({ method: 'rtn', group: 'channel' })
-    const plan = planRun(checkpoint, buildModel(config, checkpoint.tensors, 'config.json'), recipe)
-    const context = { files, clock: nodeClock, threads: 1, progress: () => {}, signal: new AbortController().signal }
-    await runPlan(plan, checkpoint, config, output, false, context)
-  } finally {
-    checkpoint.close()
-  }
-}
+/** One call in so many, another one for each fault: all would take minutes. */
+const stride = 11
 
 describe.each(faults)('a %s', fault => {
-  it('at any file operation of a run ends it with one clear error and nothing half done left behind', async () => {
+  it('at a file operation of a run ends it with one clear error, and the next run finishes it with the same bytes', async () => {
     const whole = failing(-1, fault)
     const complete = join(folder, `whole ${fault}`)
-    await run(whole.files, complete)
+    await runOnce(source, request, whole.files, complete)
+    const expected = contentOf(complete)
     const total = whole.calls.length
-    // the last renaming gives the output its name; after it only the folder above is synced
-    const published = whole.calls.lastIndexOf('rename')
-    expect(published).toBe(total - 2)
     expect(total).toBeGreaterThan(100)
+    const published = whole.calls.lastIndexOf('rename') // it gives the output its name
     const descriptors = openDescriptors()
     let failed = 0
-    // all would take a minute: each third, another third for each fault
-    for (let n = faults.indexOf(fault); n < total; n += faults.length) {
+    let resumed = 0
+    for (let n = faults.indexOf(fault); n < total; n += fault === 'short read' ? 3 : stride) {
       const output = join(folder, `${fault} ${n}`)
-      const error = await run(failing(n, fault).files, output).then(
-        () => undefined,
-        (thrown: unknown) => thrown,
-      )
-      if (error === undefined) continue // e.g. a short read cannot happen to a rename
-      failed++
-      expect(error, `call ${n}: ${String(error)}`).toBeInstanceOf(QuantizeError)
-      expect((error as Error).message).not.toMatch(/\p{Cc}/u)
-      expect(fs.existsSync(output), `call ${n} left an output`).toBe(n > published)
-      if (n > published) expect(fs.readdirSync(output)).toEqual(fs.readdirSync(complete))
-      expect(fs.existsSync(`${output}.partial`), `call ${n} left a partial output`).toBe(false)
+      const { error, ...left } = await attempt(source, request, n, fault, output)
+      if (error !== undefined) {
+        failed++
+        if (left.resumable) resumed++
+        expect(error, `call ${n}: ${String(error)}`).toBeInstanceOf(QuantizeError)
+        expect((error as Error).message).not.toMatch(/\p{Cc}/u)
+        expect(left.published, `call ${n} (${whole.calls[n]}) left an output`).toBe(n > published)
+      }
+      expect(contentOf(output), `call ${n}`).toEqual(expected)
+      expect(fs.existsSync(`${output}.partial`)).toBe(false)
     }
-    expect(failed).toBeGreaterThan(fault === 'short read' ? 5 : total / 4)
+    expect(failed).toBeGreaterThan(5)
+    expect(resumed).toBeGreaterThan(fault === 'short read' ? 0 : 5)
     expect(openDescriptors()).toBe(descriptors)
+  })
+})
+
+describe('a run that was cut off', () => {
+  const cutOff = async (name: string): Promise<string> => {
+    const output = join(folder, name)
+    const { calls } = failing(-1, 'full disk')
+    const whole = failing(-1, 'full disk')
+    await runOnce(source, request, whole.files, `${output} whole`)
+    const middle = whole.calls.map((call, n) => (call === 'writeAt' ? n : -1)).filter(n => n >= 0)
+    await expect(
+      runOnce(source, request, failing(middle[Math.floor(middle.length / 2)], 'full disk').files, output),
+    ).rejects.toThrow('full disk')
+    expect(calls).toEqual([])
+    expect(fs.existsSync(`${output}.partial`)).toBe(true)
+    return output
+  }
+
+  it('is not resumed with another recipe: what changed is named', async () => {
+    const output = await cutOff('recipe')
+    await expect(runOnce(source, { ...request, bits: 8 }, nodeFiles, output)).rejects.toThrow(
+      /unfinished run of other inputs \(recipe\.bits: 4, now 8\); --no-resume starts over/,
+    )
+    await runOnce(source, { ...request, bits: 8 }, nodeFiles, output, false)
+    expect(fs.existsSync(`${output}.partial`)).toBe(false)
+  })
+
+  it('is not resumed with another model, but is when the same bytes were written again', async () => {
+    const output = await cutOff('other model')
+    const weights = join(source, 'model.safetensors')
+    const bytes = fs.readFileSync(weights)
+    const changed = Buffer.from(bytes)
+    changed[changed.length - 1] ^= 1
+    fs.writeFileSync(weights, changed)
+    await expect(runOnce(source, request, nodeFiles, output)).rejects.toThrow('the content of model.safetensors')
+    fs.writeFileSync(weights, bytes)
+    await runOnce(source, request, nodeFiles, output)
+    expect(contentOf(output).hashes).toEqual(contentOf(`${output} whole`).hashes)
+  })
+
+  it('does again what was damaged since, and takes over the rest', async () => {
+    const output = await cutOff('damaged')
+    const data = join(`${output}.partial`, 'output', 'model.safetensors')
+    const bytes = fs.readFileSync(data)
+    bytes.fill(0xa5, bytes.length / 4, bytes.length / 2)
+    fs.writeFileSync(data, bytes)
+    await runOnce(source, request, nodeFiles, output)
+    expect(contentOf(output).hashes).toEqual(contentOf(`${output} whole`).hashes)
+  })
+
+  it('goes on behind a half written record', async () => {
+    const output = await cutOff('torn')
+    fs.appendFileSync(join(`${output}.partial`, 'journal'), '0123456789abcdef {"name":"half')
+    await runOnce(source, request, nodeFiles, output)
+    expect(contentOf(output).hashes).toEqual(contentOf(`${output} whole`).hashes)
+  })
+
+  it('is left alone while another process writes it', async () => {
+    const output = await cutOff('locked')
+    const lock = join(`${output}.partial`, 'lock')
+    fs.writeFileSync(lock, JSON.stringify({ host: 'elsewhere', pid: 1 }))
+    await expect(runOnce(source, request, nodeFiles, output)).rejects.toThrow(/process 1 on elsewhere is writing it/)
+    fs.rmSync(lock)
+    await runOnce(source, request, nodeFiles, output)
+  })
+
+  it('of a folder that is not ours is refused, and nothing in it is touched', async () => {
+    const output = join(folder, 'foreign')
+    fs.mkdirSync(`${output}.partial`)
+    fs.writeFileSync(join(`${output}.partial`, 'thesis.tex'), 'dear')
+    for (const resume of [true, false])
+      await expect(runOnce(source, request, nodeFiles, output, resume)).rejects.toThrow(/no unfinished run.*thesis/)
+    expect(fs.readdirSync(`${output}.partial`)).toEqual(['thesis.tex'])
+  })
+
+  it('is over when only its folder was left behind', async () => {
+    const output = await cutOff('published')
+    const partial = `${output}.partial`
+    fs.cpSync(partial, `${folder}/kept`, { recursive: true })
+    await runOnce(source, request, nodeFiles, output)
+    fs.cpSync(`${folder}/kept`, partial, { recursive: true })
+    fs.rmSync(join(partial, 'output'), { recursive: true })
+    const before = contentOf(output)
+    await runOnce(source, request, nodeFiles, output)
+    expect(contentOf(output)).toEqual(before)
+    expect(fs.existsSync(partial)).toBe(false)
   })
 })

@@ -27,7 +27,7 @@ const compare = async (fixture: FixtureModel, windows: readonly Int32Array[], re
   const { checkpoint, model, read } = fixture
   const { bits, symmetric, group, actOrder } = recipe
   let compared = 0
-  const visit: Visitor = async ({ stage, statistics }) => {
+  const visit: Visitor['visit'] = async ({ stage, statistics }) => {
     const fed = await feedbackRounding(engine, kernels, statistics, recipe, stage.tap)
     const plain = plainRounding(kernels, recipe)
     const round = async (rounding: StageRounding, { name, out, in: inputs, weight }: Linear) => {
@@ -50,7 +50,7 @@ const compare = async (fixture: FixtureModel, windows: readonly Int32Array[], re
     fed.release()
     return replaced
   }
-  await calibratedPass(engine, model, windows, read, visit, { onChunk() {} })
+  await calibratedPass(engine, model, windows, read, { known: () => undefined, visit }, { onChunk() {} })
   return compared
 }
 

@@ -188,20 +188,53 @@ describe('a run that fails', () => {
     nothingLeft(output)
   })
 
-  it('at a weight that is not finite, halfway, names it and leaves nothing behind', async () => {
-    const source = join(folder, 'broken')
+  /** tiny-llama with some values of one tensor replaced: pairs of element and bf16 bits. */
+  const brokenModel = (name: string, ...values: readonly (readonly [at: number, bits: number])[]): string => {
+    const source = join(folder, `broken ${broken++}`)
     fs.cpSync(tinyLlama, source, { recursive: true })
-    const name = 'model.layers.2.mlp.down_proj.weight'
     const file = join(source, 'model.safetensors')
     const tensors = readTensors(file)
     const { data } = tensors.find(tensor => tensor.name === name)!
-    data.set([0xc0, 0x7f], 2 * (384 * 5 + 9))
+    for (const [at, bits] of values) data.set([bits & 0xff, bits >> 8], 2 * at)
     writeTensors(file, tensors)
+    return source
+  }
+  let broken = 0
+  const [nan, infinite] = [0x7fc0, 0xff80]
+
+  it('at a weight that is not finite, halfway, names it and leaves nothing behind; or takes 0 and counts it', async () => {
+    const name = 'model.layers.2.mlp.down_proj'
+    const values = [[384 * 5 + 9, nan] as const, [384 * 70 + 383, infinite] as const]
+    const source = brokenModel(`${name}.weight`, ...values)
     const output = fresh()
     const ended = await run(source, '--group', '64', ...quick, '-o', output)
     expect(ended.code).toBe(3)
-    expect(ended.stderr).toContain(`${name}: row 5, column 9 is NaN`)
+    expect(ended.stderr).toContain(`${name}.weight: row 5, column 9 is NaN`)
     nothingLeft(output)
+
+    const report = await quantizeTo(output, source, '--group', '64', ...quick, '--nonfinite', 'zero')
+    const counts = report.linears.map(linear => [linear.name, linear.zeroedWeights, linear.zeroedActivations])
+    expect(counts).toContainEqual([name, 2, 0])
+    expect(counts.filter(([, weights, activations]) => weights || activations)).toHaveLength(1)
+    const zeroed = brokenModel(`${name}.weight`, ...values.map(([at]) => [at, 0] as const))
+    const same = await quantizeTo(fresh(), zeroed, '--group', '64', ...quick)
+    expect(hashesOf(report)['model.safetensors']).toBe(hashesOf(same)['model.safetensors'])
+    expect(report.linears.map(({ weightMse }) => weightMse)).toEqual(same.linears.map(({ weightMse }) => weightMse))
+    expect((await run('verify', output, '--source', source)).code).toBe(0)
+  })
+
+  it('at an activation that is not finite names channel, token and sample; or takes 0 and counts them', async () => {
+    const source = brokenModel('model.layers.1.input_layernorm.weight', [3, nan])
+    const output = fresh()
+    const ended = await run(source, '--group', '64', ...quick, '-o', output)
+    expect(ended.code).toBe(3)
+    expect(ended.stderr).toMatch(
+      /model\.layers\.1\.self_attn\.q_proj: channel 3 of its input is NaN at token 0 of sample 0/,
+    )
+    nothingLeft(output)
+    const report = await quantizeTo(output, source, '--group', '64', ...quick, '--nonfinite', 'zero')
+    expect(report.linears.find(({ name }) => name.endsWith('1.self_attn.k_proj'))!.zeroedActivations).toBe(16 * 64)
+    expect(report.linears.find(({ name }) => name.endsWith('0.self_attn.k_proj'))!.zeroedActivations).toBe(0)
   })
 
   it('replaces an output only when told so, and never what it reads', async () => {

@@ -40,13 +40,21 @@ export const linearFacts = (
   relativeOutputError,
   damp: 0.01,
   deadChannels: 0,
+  zeroedWeights: 0,
+  zeroedActivations: 0,
   seconds: 0.25,
 })
 
 export const reportFacts: ReportFacts = {
   tool: { name: 'quantize-cli', version: '1.2.3' },
   recipe: { method: 'gptq', bits: 4, group: 64, damp: 0.01, calibration: { text: 'bundled', seed: 0 } },
-  source: { path: 'in/model.safetensors', files: ['model.safetensors'], tensors: 7, bytes: 400_000 },
+  source: {
+    path: 'in/model.safetensors',
+    files: ['model.safetensors'],
+    tensors: 7,
+    bytes: 400_000,
+    sha256: { 'model.safetensors': 'b'.repeat(64) },
+  },
   calibration: {
     text: 'bundled',
     sha256: 'a'.repeat(64),

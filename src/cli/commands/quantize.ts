@@ -8,6 +8,7 @@ import { unknownQuantization } from '../../evaluate/load-model.ts'
 import { detectFormat } from '../../format/index.ts'
 import { nodeClock } from '../../io/clock.ts'
 import { type Files, nodeFiles } from '../../io/files.ts'
+import { isPublished } from '../../journal.ts'
 import { methods } from '../../method/index.ts'
 import { buildModel } from '../../model/graph.ts'
 import { runPlan } from '../../pipeline.ts'
@@ -35,7 +36,7 @@ const defaultOutput = (name: string, { method, bits, group }: Recipe): string =>
 /** @throws QuantizeError bad-option when the output stands in the way, or would replace what is read */
 const checkOutput = (output: string, checkpoint: Checkpoint, overwrite: boolean, files: Files): void => {
   if (!files.stat(output)) return
-  if (!overwrite)
+  if (!overwrite && !isPublished(output, files))
     throw new QuantizeError('bad-option', `${output} exists; give another -o, or --overwrite to replace it`)
   const target = files.realPath(output)
   const source = files.realPath(checkpoint.folder)
@@ -75,7 +76,8 @@ export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> 
     checkOutput(output, checkpoint, options.overwrite, files)
     const threads = options.threads ?? availableParallelism()
     const context = { files, clock: nodeClock, threads, progress: ui.report, signal: ui.signal }
-    const report = await runPlan(plan, checkpoint, config, output, options.overwrite, context)
+    const rules = { overwrite: options.overwrite, resume: options.resume }
+    const report = await runPlan(plan, checkpoint, config, output, rules, context)
     if (options.report) files.writeText(options.report, reportJson(report))
     tellReport(report, options.output ?? basename(output), options.json, ui)
     if (options.strict) checkFallbacks(report)

@@ -89,7 +89,8 @@ const notFinite = ({ name, dtype, in: inputs }: Matrix, chunk: Chunk, region: Re
   const row = chunk.firstRow + Math.floor(at / inputs)
   return new QuantizeError(
     'bad-input',
-    `${name}: row ${row}, column ${at % inputs} is ${mantissa ? 'NaN' : 'infinite'}; weights must be finite, so the file is damaged or was saved after a failed training step`,
+    `${name}: row ${row}, column ${at % inputs} is ${mantissa ? 'NaN' : 'infinite'}; weights must be finite, so the file is damaged or was saved after a failed training step (--nonfinite zero takes 0 instead)`,
+    { lasting: true },
   )
 }
 

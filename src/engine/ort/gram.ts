@@ -12,6 +12,8 @@ export interface GramAccumulator {
    * @param transposed [n, rows]: one row a feature, one column a token
    */
   add(transposed: Float32Array, rows: number): Promise<void>
+  /** The first channel whose sum of squares is not finite; −1 when all are. */
+  notFinite(): number
   /** The mean over all tokens added, exactly symmetric (zeros when there were none). Frees the accumulator: call it once. */
   finish(): Statistics
 }
@@ -52,6 +54,14 @@ const carry = ({ start, end, data }: Tile, total: Float32Array, n: number): void
   data.fill(0)
 }
 
+/** The first element of a tile's diagonal that is not finite, as an index of a channel; −1: none. */
+const brokenDiagonal = ({ start, end, data }: Tile): number => {
+  const width = end - start
+  for (let channel = start; channel < end; channel++)
+    if (!Number.isFinite(data[channel * width + channel - start])) return channel
+  return -1
+}
+
 /** Side of the squares in which the matrix is mirrored, so that both sides stay in the cache. */
 const square = 32
 
@@ -89,6 +99,7 @@ export const createGram = (engine: Engine, n: number): GramAccumulator => {
       uncarried += rows
       if (uncarried >= carryTokens) carryAll()
     },
+    notFinite: () => tiles.map(brokenDiagonal).find(channel => channel >= 0) ?? -1,
     finish() {
       if (uncarried > 0) carryAll()
       tiles = []

@@ -1,0 +1,273 @@
+/**
+ * What makes a run resumable: the folder `<output>.partial` beside the output. In it lie
+ *   output/   the files that are being written, which become the output by one rename;
+ *   journal   what goes into the run, and then a record for each tensor that is finished (io/record-log.ts);
+ *   lock      the process that writes.
+ * A record is written only after its data is durable, so that whatever the journal says can be taken over after any crash.
+ */
+import { dirname, join } from 'node:path'
+import { z } from 'zod'
+import { publishFolder } from './checkpoint/write-safetensors.ts'
+import { QuantizeError } from './errors.ts'
+import type { Clock } from './io/clock.ts'
+import type { Files } from './io/files.ts'
+import { mayRun, thisProcess } from './io/machine.ts'
+import { printable } from './io/printable.ts'
+import { createLog, openLog, type RecordLog } from './io/record-log.ts'
+import type { LinearFacts } from './report/build.ts'
+import { type Inputs, inputsSchema, whatChanged } from './run-inputs.ts'
+
+/** A finished linear without what its plan says. */
+export type FinishedFacts = Omit<LinearFacts, 'scheme' | 'tensors'>
+
+/** A linear, or a tensor that goes along unchanged. */
+export interface Finished {
+  /** Of the linear or of the tensor. */
+  readonly name: string
+  /** SHA-256 (lower-case hex) of each stored tensor, by name. */
+  readonly tensors: Readonly<Record<string, string>>
+  /** null for a tensor that went along unchanged. */
+  readonly facts: FinishedFacts | null
+}
+
+const amount = z.number().nonnegative()
+const recordSchema = z.strictObject({
+  name: z.string(),
+  tensors: z.record(z.string(), z.string().regex(/^[0-9a-f]{64}$/)),
+  facts: z
+    .strictObject({
+      method: z.enum(['gptq', 'rtn']),
+      fallback: z.string().nullable(),
+      error: z.strictObject({
+        weights: z.int().positive(),
+        mse: amount,
+        sqnrDb: z.number().nullable(),
+        maxAbsError: amount,
+        energy: amount,
+        errorEnergy: amount,
+      }),
+      clippedFraction: amount,
+      relativeOutputError: amount.nullable(),
+      damp: amount.nullable(),
+      deadChannels: z.int().nonnegative().nullable(),
+      zeroedWeights: z.int().nonnegative(),
+      zeroedActivations: z.int().nonnegative(),
+      seconds: amount,
+    })
+    .nullable(),
+})
+const headSchema = z.strictObject({ journal: z.literal(1), inputs: inputsSchema })
+const lockSchema = z.strictObject({ host: z.string(), pid: z.int().positive() })
+
+export const partialFolder = (output: string): string => `${output}.partial`
+const names = { output: 'output', journal: 'journal', lock: 'lock', replaced: 'replaced' } as const
+
+/** A flush may take a tenth of the time, so that a run of many small linears does not wait for the disk at each. */
+const flushShare = 0.1
+
+export interface Journal {
+  /** Where the output's files are written. */
+  readonly folder: string
+  /** What earlier runs finished, by name. */
+  readonly earlier: ReadonlyMap<string, Finished>
+  /** Says how written data is made durable: called before its records are. */
+  makesDurable(sync: () => void): void
+  /** Notes a finished tensor; it is durable after the next flush, which comes by itself when it is worth it. */
+  finish(record: Finished): void
+  /** Makes all that is noted durable. */
+  flush(): void
+  /** Gives the output its name, at once and complete, replacing what stands there if it may; the journal ends with it. */
+  publish(replace: boolean): void
+  /** Ends without an output: what is finished stays for the next run, if it is to be kept. Returns how many tensors and linears that is. */
+  leave(keep: boolean): number
+}
+
+/** Takes the lock of a partial folder, also from a process that is gone. @throws QuantizeError bad-option when one may still run */
+const takeLock = (partial: string, files: Files): void => {
+  const path = join(partial, names.lock)
+  if (files.stat(path)) {
+    const owner = lockSchema.safeParse(parsedOrUndefined(files.readText(path, 4096)))
+    if (owner.success && mayRun(owner.data))
+      throw new QuantizeError(
+        'bad-option',
+        `${printable(partial)}: process ${owner.data.pid} on ${printable(owner.data.host)} is writing it; wait for it, or remove ${printable(path)} if it is gone`,
+      )
+    files.remove(path)
+  }
+  const descriptor = files.open(path, 'create')
+  try {
+    files.writeAt(descriptor, new TextEncoder().encode(JSON.stringify(thisProcess())), 0)
+  } finally {
+    files.close(descriptor)
+  }
+}
+
+const parsedOrUndefined = (text: string): unknown => {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+/** Never remove what is not ours. @throws QuantizeError bad-option */
+const checkOurs = (partial: string, files: Files): void => {
+  const ours = new Set<string>(Object.values(names))
+  const foreign =
+    files.stat(partial)?.kind === 'folder' ? files.list(partial).find(name => !ours.has(name)) : 'no folder'
+  if (foreign !== undefined)
+    throw new QuantizeError(
+      'bad-option',
+      `${printable(partial)} is in the way and is no unfinished run (${printable(foreign)}); remove it, or give another -o`,
+    )
+}
+
+interface Opened {
+  readonly log: RecordLog
+  readonly earlier: readonly Finished[]
+}
+
+/** The journal of an earlier run; undefined when it died before its first record. @throws QuantizeError bad-option when its inputs were others */
+const reopen = (partial: string, inputs: Inputs, files: Files): Opened | undefined => {
+  const path = join(partial, names.journal)
+  if (!files.stat(path)) return undefined
+  const { log, records } = openLog(path, files)
+  try {
+    const [first, ...rest] = records
+    if (first === undefined) {
+      log.close()
+      return undefined
+    }
+    const head = headSchema.safeParse(first)
+    const changes = head.success ? whatChanged(head.data.inputs, inputs) : ['the format of its journal']
+    if (changes.length > 0)
+      throw new QuantizeError(
+        'bad-option',
+        `${printable(partial)} holds an unfinished run of other inputs (${changes.join('; ')}); --no-resume starts over, the earlier command finishes it`,
+      )
+    const finished = z.array(recordSchema).safeParse(rest)
+    if (!finished.success)
+      throw new QuantizeError('bad-input', `${printable(path)}: is damaged; --no-resume starts over`)
+    return { log, earlier: finished.data }
+  } catch (error) {
+    log.close()
+    throw error
+  }
+}
+
+const start = (partial: string, inputs: Inputs, files: Files): Opened => {
+  files.remove(join(partial, names.output))
+  files.remove(join(partial, names.journal))
+  const log = createLog(join(partial, names.journal), files)
+  try {
+    log.append([{ journal: 1, inputs }])
+    files.makeFolder(join(partial, names.output))
+    files.syncFolder(partial)
+    files.syncFolder(dirname(partial))
+    return { log, earlier: [] }
+  } catch (error) {
+    log.close()
+    throw error
+  }
+}
+
+/** The inputs of the run that left its journal for this output, if there is one that can be read. */
+export const earlierInputs = (output: string, files: Files): Inputs | undefined => {
+  const path = join(partialFolder(output), names.journal)
+  if (files.stat(path)?.kind !== 'file') return undefined
+  const { log, records } = openLog(path, files)
+  log.close()
+  return headSchema.safeParse(records[0]).data?.inputs
+}
+
+/** Whether the output is complete and only the end of its run was cut off: its folder was renamed, and its journal still stands. */
+export const isPublished = (output: string, files: Files): boolean => {
+  const partial = partialFolder(output)
+  return (
+    files.stat(output) !== undefined &&
+    files.stat(join(partial, names.journal)) !== undefined &&
+    files.stat(join(partial, names.output)) === undefined
+  )
+}
+
+/** Ends a run that was cut off after its output had its name. False where there is none, or it had other inputs. */
+export const takePublished = (output: string, inputs: Inputs, files: Files): boolean => {
+  if (!isPublished(output, files)) return false
+  const partial = partialFolder(output)
+  checkOurs(partial, files)
+  const earlier = earlierInputs(output, files)
+  if (!earlier || whatChanged(earlier, inputs).length > 0) return false
+  files.remove(partial)
+  return true
+}
+
+/**
+ * Begins a run, or goes on with one that was cut off.
+ * @param resume false: whatever an earlier run left is removed
+ * @throws QuantizeError bad-option when the folder is in use, is not ours, or belongs to a run of other inputs
+ */
+export const openJournal = (output: string, inputs: Inputs, resume: boolean, files: Files, clock: Clock): Journal => {
+  const partial = partialFolder(output)
+  const path = (name: keyof typeof names): string => join(partial, names[name])
+  if (files.stat(partial)) checkOurs(partial, files)
+  files.makeFolder(partial)
+  takeLock(partial, files)
+  let opened: Opened | undefined
+  try {
+    opened = resume ? reopen(partial, inputs, files) : undefined
+    // a folder that was renamed and not removed belongs to an output that was moved away since
+    if (opened && !files.stat(path('output'))) {
+      opened.log.close()
+      opened = undefined
+    }
+    opened ??= start(partial, inputs, files)
+  } catch (error) {
+    files.remove(path('lock'))
+    throw error
+  }
+  const { log, earlier } = opened
+  let finished = earlier.length
+  let pending: Finished[] = []
+  let open = true
+  const close = (): void => {
+    if (open) log.close()
+    open = false
+  }
+  let flushedAt = clock.now()
+  let flushTime = 0
+  let makeDurable = (): void => {}
+  const flush = (): void => {
+    if (pending.length === 0) return
+    const began = clock.now()
+    makeDurable()
+    log.append(pending)
+    finished += pending.length
+    pending = []
+    flushedAt = clock.now()
+    flushTime = flushedAt - began
+  }
+  return {
+    folder: path('output'),
+    earlier: new Map(earlier.map(record => [record.name, record])),
+    makesDurable(sync) {
+      makeDurable = sync
+    },
+    finish(record) {
+      pending.push(record)
+      if ((clock.now() - flushedAt) * flushShare >= flushTime) flush()
+    },
+    flush,
+    publish(replace) {
+      if (replace && files.stat(output)) files.rename(output, path('replaced'))
+      publishFolder(path('output'), output, files)
+      close()
+      files.remove(partial)
+    },
+    leave(keep) {
+      close()
+      const left = keep ? finished : 0
+      files.remove(left === 0 ? partial : path('lock'))
+      return left
+    },
+  }
+}

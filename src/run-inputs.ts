@@ -1,0 +1,97 @@
+/** Everything that the bytes of an output depend on, so that a run is resumed only with what it was begun with. */
+import { join } from 'node:path'
+import { z } from 'zod'
+import type { CalibrationSample } from './calibrate/sample.ts'
+import type { Checkpoint } from './contracts.ts'
+import { QuantizeError } from './errors.ts'
+import type { FileStat, Files } from './io/files.ts'
+import { processorName } from './io/machine.ts'
+import { printable } from './io/printable.ts'
+import { hashFile } from './io/whole-file.ts'
+import type { Plan } from './plan.ts'
+import { version } from './version.ts'
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/)
+const fileSchema = z.strictObject({ bytes: z.int().nonnegative(), sha256, stamp: z.string() })
+
+export const inputsSchema = z.strictObject({
+  version: z.string(),
+  /** What computed the activations; null where none are needed. */
+  device: z.string().nullable(),
+  recipe: z.record(z.string(), z.json()),
+  /** SHA-256 of the calibration text. */
+  text: sha256.nullable(),
+  /** Weights, config.json and, with calibration, tokenizer.json, by base name. */
+  model: z.record(z.string(), fileSchema),
+})
+
+export type Inputs = z.infer<typeof inputsSchema>
+type InputFile = z.infer<typeof fileSchema>
+
+const statOf = (path: string, files: Files): FileStat => {
+  const stat = files.stat(path)
+  if (stat?.kind !== 'file') throw new QuantizeError('bad-input', `${printable(path)}: is gone`)
+  return stat
+}
+
+/** @param known the file as an earlier run knew it: hashed again only if it may have changed */
+const inputFile = (path: string, known: InputFile | undefined, files: Files): InputFile => {
+  const { bytes, stamp } = statOf(path, files)
+  return known?.stamp === stamp && known.bytes === bytes ? known : { ...hashFile(path, files), stamp }
+}
+
+/** @param known the inputs of an earlier run, to save reading what has not changed since */
+export const inputsOf = (
+  { recipe }: Plan,
+  { folder, files: weights }: Checkpoint,
+  sample: CalibrationSample | undefined,
+  known: Inputs | undefined,
+  files: Files,
+): Inputs => {
+  const beside = ['config.json', ...(sample ? ['tokenizer.json'] : [])]
+  const model = [...weights, ...beside.filter(name => files.stat(join(folder, name)))]
+  return {
+    version,
+    device: sample ? processorName() : null,
+    // a text is known by its content: where it lies does not matter
+    recipe: JSON.parse(
+      JSON.stringify({ ...recipe, calibration: recipe.calibration && { ...recipe.calibration, text: undefined } }),
+    ),
+    text: sample?.report.sha256 ?? null,
+    model: Object.fromEntries(model.map(name => [name, inputFile(join(folder, name), known?.model[name], files)])),
+  }
+}
+
+/** @throws QuantizeError bad-input when a file of the model is not the one that was hashed */
+export const checkUnchanged = ({ model }: Inputs, { folder }: Checkpoint, files: Files): void => {
+  for (const [name, { stamp }] of Object.entries(model)) {
+    const path = join(folder, name)
+    if (statOf(path, files).stamp !== stamp)
+      throw new QuantizeError('bad-input', `${printable(path)}: was changed or replaced while it was read; run again`)
+  }
+}
+
+const shown = (value: unknown): string => printable(value === undefined ? 'absent' : JSON.stringify(value))
+
+const changedKeys = (
+  what: string,
+  before: Readonly<Record<string, unknown>>,
+  after: Readonly<Record<string, unknown>>,
+): string[] =>
+  [...new Set([...Object.keys(before), ...Object.keys(after)])]
+    .filter(key => JSON.stringify(before[key]) !== JSON.stringify(after[key]))
+    .map(key => `${what}${printable(key)}: ${shown(before[key])}, now ${shown(after[key])}`)
+
+/** What differs, in words; empty when a run may be resumed. */
+export const whatChanged = (before: Inputs, after: Inputs): readonly string[] => {
+  const plain = ({ version, device }: Inputs) => ({ version, device })
+  const files = new Set([...Object.keys(before.model), ...Object.keys(after.model)])
+  return [
+    ...changedKeys('', plain(before), plain(after)),
+    ...changedKeys('recipe.', before.recipe, after.recipe),
+    ...(before.text === after.text ? [] : ['the calibration text']),
+    ...[...files]
+      .filter(name => before.model[name]?.sha256 !== after.model[name]?.sha256)
+      .map(name => `the content of ${printable(name)}`),
+  ]
+}

@@ -1,0 +1,153 @@
+/** Whether an output is still what its report says, from the bytes on disk alone. */
+import { basename, join } from 'node:path'
+import { finiteSource } from './checkpoint/finite-source.ts'
+import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
+import { readJsonObject } from './checkpoint/read-json.ts'
+import { hashTensor } from './checkpoint/write-safetensors.ts'
+import type { Checkpoint, TensorSource } from './contracts.ts'
+import { measureRows } from './engine/kernel/measure.ts'
+import { matrixOf } from './engine/kernel/panels.ts'
+import type { Kernels } from './engine/kernel/pool.ts'
+import { QuantizeError } from './errors.ts'
+import { detectFormat } from './format/index.ts'
+import type { Files } from './io/files.ts'
+import { printable } from './io/printable.ts'
+import { hashFile } from './io/whole-file.ts'
+import { maxReportBytes, reportName } from './pipeline.ts'
+import { parseReport } from './report/json.ts'
+import { weightError } from './report/measure.ts'
+import type { LinearReport, Report } from './report/schema.ts'
+
+export interface Verification {
+  /** Files whose size and SHA-256 are those of the report. */
+  readonly files: number
+  /** Files of the folder that the report does not name. */
+  readonly unlisted: readonly string[]
+  /** Linears whose errors were computed again from the source, and are those of the report; null without a source. */
+  readonly linears: number | null
+  /** Tensors that are bit for bit those of the source; null without a source. */
+  readonly kept: number | null
+}
+
+const refuse = (where: string, problem: string): never => {
+  throw new QuantizeError('bad-input', `${printable(where)}: ${problem}`)
+}
+
+/** @throws QuantizeError bad-input at the first file that is missing or differs */
+const checkFiles = (folder: string, { outputs }: Report, files: Files, each: (name: string) => void): void => {
+  for (const [name, { bytes, sha256 }] of Object.entries(outputs)) {
+    const path = join(folder, name)
+    if (basename(name) !== name)
+      refuse(join(folder, reportName), `names ${printable(name)}, which is no plain file name`)
+    const found = files.stat(path)
+    if (found?.kind !== 'file') refuse(path, 'is missing; the report lists it')
+    if (found!.bytes !== bytes) refuse(path, `has ${found!.bytes} bytes; the report says ${bytes}`)
+    const actual = hashFile(path, files).sha256
+    if (actual !== sha256) refuse(path, `has SHA-256 ${actual}; the report says ${sha256}`)
+    each(name)
+  }
+}
+
+/** What a report of one linear says of its weights. */
+type WeightFigures = Pick<LinearReport, 'weightMse' | 'sqnrDb' | 'maxAbsError' | 'clippedFraction' | 'zeroedWeights'>
+
+const figuresOf = async (
+  kernels: Kernels,
+  source: TensorSource,
+  output: Checkpoint,
+  config: Readonly<Record<string, unknown>>,
+  { name, zeroedWeights }: LinearReport,
+): Promise<WeightFigures> => {
+  const detected = detectFormat(output.tensors, config)
+  if (!detected?.linears.has(name))
+    refuse(output.path, `holds no quantized linear ${printable(name)}; the report lists it`)
+  const stored = detected!.format.unpack(name, part => output.tensors.get(part), config)
+  const { out, in: inputs } = stored
+  if (source.shape.length !== 2 || source.shape[0] !== out || source.shape[1] !== inputs)
+    refuse(source.file, `${printable(source.name)} is [${source.shape}]; the output holds [${out}, ${inputs}]`)
+  const finite = zeroedWeights > 0 ? finiteSource(source) : undefined
+  const sums = await measureRows(kernels, matrixOf(finite?.source ?? source, out, inputs), stored)
+  const { mse, sqnrDb, maxAbsError } = weightError(out * inputs, sums)
+  return {
+    weightMse: mse,
+    sqnrDb,
+    maxAbsError,
+    clippedFraction: sums.clipped / (out * inputs),
+    zeroedWeights: finite?.zeroed() ?? 0,
+  }
+}
+
+const sourceTensor = (source: Checkpoint, name: string): TensorSource =>
+  source.tensors.get(name) ?? refuse(source.path, `holds no tensor ${printable(name)}; the report lists it`)
+
+/** @throws QuantizeError bad-input when the source is another model, or a figure of the report is not that of the bytes */
+const checkAgainst = async (
+  kernels: Kernels,
+  source: Checkpoint,
+  output: Checkpoint,
+  report: Report,
+  files: Files,
+  each: (name: string) => void,
+): Promise<void> => {
+  for (const name of source.files) {
+    const { sha256 } = hashFile(join(source.folder, name), files)
+    if (sha256 !== report.source.sha256[name])
+      refuse(join(source.folder, name), `is not the file that was quantized: SHA-256 ${sha256}`)
+  }
+  const configName = files.stat(join(output.folder, 'config.json')) ? 'config.json' : 'quantize_config.json'
+  const config = readJsonObject(join(output.folder, configName), files) ?? {}
+  for (const linear of report.linears) {
+    const figures = await figuresOf(kernels, sourceTensor(source, `${linear.name}.weight`), output, config, linear)
+    for (const [figure, value] of Object.entries(figures)) {
+      const said = linear[figure as keyof WeightFigures]
+      if (said !== value)
+        refuse(output.path, `${printable(linear.name)}: ${figure} is ${value}; the report says ${said}`)
+    }
+    each(linear.name)
+  }
+  for (const { name } of report.kept) {
+    const kept =
+      output.tensors.get(name) ?? refuse(output.path, `holds no tensor ${printable(name)}; the report lists it`)
+    if (hashTensor(kept) !== hashTensor(sourceTensor(source, name)))
+      refuse(output.path, `${printable(name)} differs from the source's; the report says that it was kept`)
+    each(name)
+  }
+}
+
+/**
+ * Reads an output again: sizes and hashes of its files against its report and, given the source, the error of every linear (to the bit)
+ * and every tensor that was kept. The output errors are not computed again: they need the calibration pass.
+ * @param folder an output of `quantize`
+ * @param each after each file, linear and tensor
+ * @throws QuantizeError bad-input at the first difference, with both values
+ */
+export const verify = async (
+  folder: string,
+  sourcePath: string | undefined,
+  createKernels: () => Promise<Kernels>,
+  files: Files,
+  each: (name: string) => void,
+): Promise<Verification> => {
+  const reportPath = join(folder, reportName)
+  if (files.stat(reportPath)?.kind !== 'file')
+    refuse(folder, `holds no ${reportName}; verify reads what quantize wrote`)
+  const report = parseReport(files.readText(reportPath, maxReportBytes), reportPath)
+  checkFiles(folder, report, files, each)
+  const unlisted = files.list(folder).filter(name => name !== reportName && !Object.hasOwn(report.outputs, name))
+  const counted = { files: Object.keys(report.outputs).length, unlisted }
+  if (sourcePath === undefined) return { ...counted, linears: null, kept: null }
+  const opened: Checkpoint[] = []
+  let kernels: Kernels | undefined
+  try {
+    const source = openCheckpoint(sourcePath, files)
+    opened.push(source)
+    const output = openCheckpoint(folder, files)
+    opened.push(output)
+    kernels = await createKernels()
+    await checkAgainst(kernels, source, output, report, files, each)
+    return { ...counted, linears: report.linears.length, kept: report.kept.length }
+  } finally {
+    await kernels?.close()
+    for (const checkpoint of opened) checkpoint.close()
+  }
+}
