@@ -38,7 +38,7 @@ import { parseReport, reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
 import type { RunContext } from './run-context.ts'
 import { checkUnchanged, type Inputs, inputsOf } from './run-inputs.ts'
-import { createScratch, type OutputMeter, readStored, type Scratch, storeLinear } from './store-linear.ts'
+import { type OutputMeter, readStored, storeLinear } from './store-linear.ts'
 import { toolName, version } from './version.ts'
 
 export const reportName = 'quantize-report.json'
@@ -58,7 +58,6 @@ interface Run {
   readonly journal: Journal
   /** config.json (or quantize_config.json) of the output, as its readers see it. */
   readonly outputConfig: unknown
-  readonly scratch: Scratch
   /** What an earlier run finished and is still in its place, by name. */
   readonly earlier: ReadonlyMap<string, Finished>
   /** By name. */
@@ -149,7 +148,6 @@ const fillFolder = async (
       meter: createMeter(plan, sample, progress),
       journal,
       outputConfig: JSON.parse((configs.get('config.json') ?? configs.get('quantize_config.json'))!),
-      scratch: createScratch(),
       earlier,
       facts: new Map(),
       sha256: new Map([...earlier.values()].flatMap(({ tensors }) => Object.entries(tensors))),
@@ -298,17 +296,17 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
         known(stage) {
           const linears = linearsOf(stage)
           if (!linears.every(({ name }) => run.earlier.has(name))) return undefined
-          return new Map(linears.map(linear => [linear.name, storedWeight(run, linear)]))
+          return new Map(linears.map(linear => [linear.name, () => storedWeight(run, linear)]))
         },
         async visit({ stage, block, statistics, zeroed }) {
-          const replaced = new Map<string, Float32Array>()
+          const replaced = new Map<string, () => Float32Array>()
           const linears = linearsOf(stage)
+          const outputs = { engine, statistics, zeroed, keepDecoded: true }
           const tap = `${block.name}: input of ${stage.linears[0].name}`
           const rounding = await feedbackRounding(engine, kernels, statistics, plan.recipe, tap)
           for (const linear of linears) {
-            const earlier = takeFinished(run, linear) ? storedWeight(run, linear) : undefined
-            const values = earlier ?? (await quantizeLinear(run, linear, rounding, { engine, statistics, zeroed }))
-            replaced.set(linear.name, values!)
+            const kept = takeFinished(run, linear) ? undefined : await quantizeLinear(run, linear, rounding, outputs)
+            replaced.set(linear.name, () => kept ?? storedWeight(run, linear))
           }
           rounding.release()
           return replaced
@@ -331,14 +329,14 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
 const storedWeight = ({ plan, writer, outputConfig }: Run, linear: PlannedLinear): Float32Array =>
   dequantize(readStored(linear, plan.format, writer, outputConfig))
 
-/** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds, if there is a meter. */
+/** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds, if the meter keeps them. */
 const quantizeLinear = async (
   run: Run,
   linear: PlannedLinear,
   rounding: StageRounding,
   meter?: OutputMeter,
 ): Promise<Float32Array | undefined> => {
-  const { plan, checkpoint, context, kernels, writer, outputConfig, scratch, facts } = run
+  const { plan, checkpoint, context, kernels, writer, outputConfig, facts } = run
   context.signal.throwIfAborted()
   const began = context.clock.now()
   const { name, scheme, storage } = linear
@@ -358,7 +356,6 @@ const quantizeLinear = async (
     plan.format,
     writer,
     outputConfig,
-    scratch,
     meter,
   )
   const { damp, deadChannels } = rounding

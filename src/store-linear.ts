@@ -4,13 +4,13 @@ import type { Format, QuantizedLinear, Statistics, TensorSource } from './contra
 import { measureRows, type Values } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import type { Kernels } from './engine/kernel/pool.ts'
-import { outputError } from './engine/ort/output-error.ts'
+import { type OutputError, outputError } from './engine/ort/output-error.ts'
 import type { Engine } from './engine/ort/session.ts'
 import type { PlannedLinear } from './plan.ts'
 import { type WeightError, weightError } from './report/measure.ts'
 
 export interface StoredLinear {
-  /** [out, in], as decoded from the bytes on disk; undefined without a meter. */
+  /** [out, in], as decoded from the bytes on disk, if the meter keeps it. */
   readonly decoded: Float32Array | undefined
   readonly error: WeightError
   readonly relativeOutputError: number | null
@@ -24,24 +24,10 @@ export interface StoredLinear {
 export interface OutputMeter {
   readonly engine: Engine
   readonly statistics: Statistics
+  /** Whether the pass goes on through decoded weights that are kept in memory. */
+  readonly keepDecoded: boolean
   /** Activations that were not finite and counted as 0. */
   readonly zeroed: number
-}
-
-/** Buffers used again for each linear: fresh ones of this size cost a third of the time in page faults. */
-export interface Scratch {
-  /** The first `length` values of the buffer for this use; what they hold is what was written last. */
-  take(use: 'original' | 'delta', length: number): Float32Array
-}
-
-export const createScratch = (): Scratch => {
-  const buffers = { original: new Float32Array(0), delta: new Float32Array(0) }
-  return {
-    take(use, length) {
-      if (buffers[use].length < length) buffers[use] = new Float32Array(length)
-      return buffers[use].subarray(0, length)
-    },
-  }
 }
 
 /** A linear as the output holds it now. */
@@ -67,7 +53,6 @@ export const storeLinear = async (
   format: Format,
   writer: ShardWriter,
   outputConfig: unknown,
-  scratch: Scratch,
   meter?: OutputMeter,
 ): Promise<StoredLinear> => {
   const sha256: Record<string, string> = {}
@@ -77,23 +62,23 @@ export const storeLinear = async (
   }
   const stored = readStored(planned, format, writer, outputConfig)
   const weights = stored.out * stored.in
-  const values = meter && {
-    original: scratch.take('original', weights),
-    decoded: new Float32Array(weights), // not scratch: the pass goes on through it
-    delta: scratch.take('delta', weights),
+  const decoded = meter?.keepDecoded ? new Float32Array(weights) : undefined
+  const outputs = { error: 0, energy: 0 }
+  const visit = async (values: Values, first: number): Promise<void> => {
+    decoded?.set(values.decoded, first * stored.in)
+    const { error, energy } = await outputError(meter!.engine, values.delta, values.original, meter!.statistics.gram)
+    outputs.error += error
+    outputs.energy += energy
   }
-  const sums = await measureRows(kernels, matrixOf(source, stored.out, stored.in), stored, values)
+  const sums = await measureRows(kernels, matrixOf(source, stored.out, stored.in), stored, meter && visit)
   return {
-    decoded: values?.decoded,
+    decoded,
     error: weightError(weights, sums),
     clippedFraction: sums.clipped / weights,
     sha256,
-    relativeOutputError: meter ? await relativeError(meter, values!) : null,
+    relativeOutputError: meter ? relativeError(outputs) : null,
   }
 }
 
 /** tr(ΔW·G·ΔWᵀ) / tr(W·G·Wᵀ); 0 where the outputs are all zero. */
-const relativeError = async ({ engine, statistics }: OutputMeter, { original, delta }: Values): Promise<number> => {
-  const { error, energy } = await outputError(engine, delta, original, statistics.gram)
-  return energy > 0 ? Math.max(0, error / energy) : 0
-}
+const relativeError = ({ error, energy }: OutputError): number => (energy > 0 ? Math.max(0, error / energy) : 0)

@@ -14,8 +14,8 @@ export interface Visit {
   readonly zeroed: number
 }
 
-/** Weights [out, in] by linear name. */
-export type Weights = ReadonlyMap<string, Float32Array>
+/** Weights [out, in] by linear name; asked for whenever a stage runs, so that they need not be kept. */
+export type Weights = ReadonlyMap<string, () => Float32Array>
 
 /** Both give the weights that replace those of the stage's linears from here on; others stay as they are. */
 export interface Visitor {
@@ -84,8 +84,8 @@ export const calibratedPass = async (
 ): Promise<void> => {
   const activations = embed(model, read, windows)
   for (const block of model.blocks) {
-    const replaced = new Map<string, Float32Array>()
-    const weight: LinearWeight = linear => replaced.get(linear.name) ?? read(linear.weight)
+    const replaced = new Map<string, () => Float32Array>()
+    const weight: LinearWeight = linear => replaced.get(linear.name)?.() ?? read(linear.weight)
     const pass = createBlockPass(engine, block, activations, read)
     for (const stage of block.stages) {
       const known = visitor.known(stage)

@@ -108,7 +108,7 @@ export const feedbackRounding = async (
   const order = recipe.actOrder === 'none' ? undefined : actOrder(diagonal)
   const factored = await factorize(engine, gram, { damp, order })
   if (!factored) return fallBack('the Gram matrix of its inputs does not factor')
-  const factor = packFactor(kernels, factored.U, n)
+  const factor = packFactor(kernels, factored.reversedU)
   const rounding: LinearRounding = { name: 'gptq', factor, actOrder: recipe.actOrder, order }
   return {
     damp: factored.damp,

@@ -4,6 +4,7 @@ import { fromFloat32, toFloat32 } from '../../src/dtype/convert.ts'
 import { packFactor } from '../../src/engine/kernel/factor.ts'
 import type { PanelDtype } from '../../src/engine/kernel/panels.ts'
 import type { Kernels } from '../../src/engine/kernel/pool.ts'
+import { type Panels, panelsOf, writePanels } from '../../src/engine/ort/panels.ts'
 import { clips } from '../../src/quantize/clip/index.ts'
 import { quantizeLinear, type RoundedLinear } from '../../src/quantize/quantize-linear.ts'
 import { quantizeReference } from '../../src/quantize/reference.ts'
@@ -112,6 +113,16 @@ export interface Feedback {
   readonly order?: Int32Array
 }
 
+/** An upper triangular U [n, n], rows and columns reversed, in panels. */
+export const reversedPanels = (U: Float32Array, n: number): Panels => panelsOf(U.slice().reverse(), n, 48)
+
+/** The U of such panels, zeros below the diagonal. */
+export const upperOf = (panels: Panels): Float32Array => {
+  const reversed = new Float32Array(panels.n ** 2)
+  writePanels(panels, reversed)
+  return reversed.reverse().map((value, at) => (at % panels.n < Math.floor(at / panels.n) ? 0 : value + 0))
+}
+
 /** By the kernels; round to nearest without feedback. */
 export const byKernels = async (
   kernels: Kernels,
@@ -123,7 +134,7 @@ export const byKernels = async (
   const job = { ...setting, name: 'w', dtype, source: fromFloat32(W, dtype), grid }
   if (!feedback) return quantizeLinear(kernels, { ...job, rounding: { name: 'nearest' } })
   const { U, actOrder, order } = feedback
-  const factor = packFactor(kernels, U, setting.in)
+  const factor = packFactor(kernels, reversedPanels(U, setting.in))
   try {
     return await quantizeLinear(kernels, { ...job, rounding: { name: 'gptq', factor, actOrder, order } })
   } finally {

@@ -14,8 +14,8 @@ export interface FactorizeOptions {
 }
 
 export interface Factorization {
-  /** [n, n] upper triangular, row-major, in sweep order: H⁻¹ = Uᵀ·U, U·H·Uᵀ = I. */
-  readonly U: Float32Array
+  /** U, upper triangular in sweep order: H⁻¹ = Uᵀ·U, U·H·Uᵀ = I. It comes with its rows and columns reversed, which makes it lower triangular. */
+  readonly reversedU: Panels
   /** The damping used: the one asked for, or as much more as it took. */
   readonly damp: number
   /** The Gram matrix was all zeros and H = I was taken: error feedback then equals plain rounding. */
@@ -59,37 +59,24 @@ const reversedPanels = (gram: Float32Array, columns: Int32Array, added: number):
   })
 }
 
-/** U from the panels of the reversed inverse. */
-const reversedBack = ({ n, starts, data }: Panels): Float32Array => {
-  const U = new Float32Array(n * n)
-  for (const [k, panel] of data.entries()) {
-    const [start, end] = [starts[k], starts[k + 1]]
-    for (let row = start; row < n; row++) {
-      const from = (row - start) * (end - start) - start
-      const last = (n - row) * n - 1
-      // + 0 turns −0 into 0
-      for (let column = start; column < end && column <= row; column++) U[last - column] = panel[from + column] + 0
-    }
-  }
-  return U
-}
-
 const tryFactorize = async (
   engine: Engine,
   gram: Float32Array,
   columns: Int32Array,
   added: number,
-): Promise<Float32Array | undefined> => {
+): Promise<Panels | undefined> => {
   const panels = reversedPanels(gram, columns, added)
   const diagonal = await factorPanels(engine, panels)
-  return diagonal && reversedBack(await invertPanels(engine, panels, diagonal))
+  if (!diagonal) return undefined
+  await invertPanels(engine, panels, diagonal)
+  return panels
 }
 
-const identity = (n: number): Float32Array => {
-  const U = new Float32Array(n * n)
-  for (let i = 0; i < n; i++) U[i * n + i] = 1
-  return U
-}
+const identity = (n: number): Panels =>
+  createPanels(n, panelWidth(n), (panel, start, end) => {
+    const width = end - start
+    for (let i = 0; i < width; i++) panel[i * width + i] = 1
+  })
 
 /** The damping to try after `damp` failed: twice as much, at least 1e-4, at last 1. */
 const raised = (damp: number): number => Math.min(1, Math.max(2 * damp, smallestRaise))
@@ -97,7 +84,7 @@ const raised = (damp: number): number => Math.min(1, Math.max(2 * damp, smallest
 /**
  * U for H = P·G·Pᵀ + damp · mean(diag G) · I, P the permutation into sweep order. A pivot that is not positive and finite
  * raises the damping: to twice as much each time, at least 1e-4 and at most 1. A channel never seen gets zeros beside its diagonal element.
- * G is only read. The bits do not depend on the number of threads.
+ * G is only read; beside it, half of its size is held. The bits do not depend on the number of threads.
  * @param gram G, [n, n], symmetric
  * @returns undefined when even damping 1 does not factor: G has values that are not finite, or is no Gram matrix
  */
@@ -108,12 +95,12 @@ export const factorize = async (
 ): Promise<Factorization | undefined> => {
   const n = Math.sqrt(gram.length)
   const mean = meanDiagonal(gram, n)
-  if (mean === 0) return { U: identity(n), damp: asked, zero: true }
+  if (mean === 0) return { reversedU: identity(n), damp: asked, zero: true }
   if (!(mean > 0 && mean < Number.POSITIVE_INFINITY)) return undefined
   const columns = reversedColumns(n, order)
   for (let damp = asked; ; damp = raised(damp)) {
-    const U = await tryFactorize(engine, gram, columns, damp * mean)
-    if (U) return { U, damp, zero: false }
+    const reversedU = await tryFactorize(engine, gram, columns, damp * mean)
+    if (reversedU) return { reversedU, damp, zero: false }
     if (damp >= 1) return undefined
   }
 }

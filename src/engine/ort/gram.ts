@@ -82,10 +82,12 @@ export const createGram = (engine: Engine, n: number): GramAccumulator => {
   let tiles = createTiles(n)
   let count = 0
   let uncarried = 0
-  const total = new Float32Array(n * n)
-  const carryAll = () => {
+  let total: Float32Array | undefined // a short run needs it only at the end
+  const carryAll = (): Float32Array => {
+    total ??= new Float32Array(n * n)
     for (const tile of tiles) carry(tile, total, n)
     uncarried = 0
+    return total
   }
   return {
     async add(transposed, rows) {
@@ -101,10 +103,10 @@ export const createGram = (engine: Engine, n: number): GramAccumulator => {
     },
     notFinite: () => tiles.map(brokenDiagonal).find(channel => channel >= 0) ?? -1,
     finish() {
-      if (uncarried > 0) carryAll()
+      const gram = uncarried > 0 || !total ? carryAll() : total
       tiles = []
-      if (count > 0) finishMean(total, n, count)
-      return { count, gram: total }
+      if (count > 0) finishMean(gram, n, count)
+      return { count, gram }
     },
   }
 }

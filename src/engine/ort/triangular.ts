@@ -63,7 +63,8 @@ const factorBlock = async (engine: Engine, a: Float32Array, w: number): Promise<
   const lower = new Float32Array(w * w)
   const negatedInverse = new Float32Array(w * w)
   writePanels(panels, lower)
-  writePanels(await invertPanels(engine, panels, diagonal), negatedInverse)
+  await invertPanels(engine, panels, diagonal)
+  writePanels(panels, negatedInverse)
   for (let i = 0; i < w * w; i++) negatedInverse[i] = -negatedInverse[i]
   return { lower, negatedInverse }
 }
@@ -108,13 +109,11 @@ const subtractPanel = async (engine: Engine, { n, starts, data }: Panels, k: num
 }
 
 /**
- * X = L⁻¹, panel by panel.
+ * Replaces L by its inverse, panel by panel: those behind a panel do not need it any more.
  * @param diagonal the negated inverses of L's diagonal blocks, from `factorPanels`
  */
-export const invertPanels = async (engine: Engine, l: Panels, diagonal: readonly Float32Array[]): Promise<Panels> => {
-  const data: Float32Array[] = []
-  for (let j = 0; j < l.data.length; j++) data.push(await invertPanel(engine, l, diagonal, j))
-  return { n: l.n, starts: l.starts, data }
+export const invertPanels = async (engine: Engine, l: Panels, diagonal: readonly Float32Array[]): Promise<void> => {
+  for (let j = 0; j < l.data.length; j++) l.data[j] = await invertPanel(engine, l, diagonal, j)
 }
 
 /** Forward substitution down panel j: X_kj = −L_kk⁻¹·Σ_{i<k} L_ki X_ij; the sums gather in place, negated. */

@@ -3,7 +3,7 @@ import { packFactor } from '../../../src/engine/kernel/factor.ts'
 import { createKernels } from '../../../src/engine/kernel/pool.ts'
 import { factorize } from '../../../src/engine/ort/cholesky.ts'
 import { createEngine } from '../../../src/engine/ort/session.ts'
-import { inverseOf, permuted, randomFactor, randomGram, shuffled } from '../../helpers/linears.ts'
+import { inverseOf, permuted, randomFactor, randomGram, reversedPanels, shuffled } from '../../helpers/linears.ts'
 
 const kernels = await createKernels(1)
 const engine = await createEngine(2)
@@ -35,7 +35,7 @@ const sizes = [1, 2, 7, 64, 65, 200]
 describe('the packed factor', () => {
   it.each(sizes)('holds the upper triangle of U, n = %i', n => {
     const U = randomFactor(n, n)
-    const factor = packFactor(kernels, U, n)
+    const factor = packFactor(kernels, reversedPanels(U, n))
     expect(factor.size).toBe(n)
     expect(unpacked(factor.address, n)).toEqual(U)
     factor.release()
@@ -43,7 +43,7 @@ describe('the packed factor', () => {
 
   it('takes half the bytes of U, and gives them back', () => {
     const held = kernels.held()
-    const factor = packFactor(kernels, randomFactor(200, 1), 200)
+    const factor = packFactor(kernels, reversedPanels(randomFactor(200, 1), 200))
     expect(kernels.held() - held).toBeLessThanOrEqual(4 * 200 * 202 * 0.5 + 64)
     factor.release()
     expect(kernels.held()).toBe(held)
@@ -56,7 +56,7 @@ describe('the packed factor', () => {
     const mean = gram.reduce((sum, value, at) => (at % (n + 1) === 0 ? sum + value / n : sum), 0)
     const H = gram.map((value, at) => value + (at % (n + 1) === 0 ? damp * mean : 0))
     const result = await factorize(engine, Float32Array.from(gram), { damp, order })
-    const factor = packFactor(kernels, result!.U, n)
+    const factor = packFactor(kernels, result!.reversedU)
     const U = unpacked(factor.address, n)
     factor.release()
     const exact = inverseOf(permuted(H, n, order), n)

@@ -21,11 +21,21 @@ const matrixOf = (weights: Float32Array, out: number, dtype: PanelDtype): Matrix
   source: fromFloat32(weights, dtype),
 })
 
-const emptyValues = (length: number): Values => ({
-  original: new Float32Array(length),
-  decoded: new Float32Array(length),
-  delta: new Float32Array(length),
-})
+/** Values of all rows, put together from the tiles. */
+const collected = (out: number, inputs: number) => {
+  const whole = {
+    original: new Float32Array(out * inputs),
+    decoded: new Float32Array(out * inputs),
+    delta: new Float32Array(out * inputs),
+  }
+  const visit = (values: Values, first: number, rows: number): void => {
+    for (const name of ['original', 'decoded', 'delta'] as const) {
+      expect(values[name]).toHaveLength(rows * inputs)
+      whole[name].set(values[name], first * inputs)
+    }
+  }
+  return { whole, visit }
+}
 
 /** Any codes beside any weights, in groups that lie anywhere. */
 const randomCase = (out: number, inputs: number, groups: number, bits: Bits, ordered: boolean, seed: number) => {
@@ -84,8 +94,8 @@ describe('measureRows', () => {
           const { linear, weights } = randomCase(out, inputs, groups, bits, ordered, seed)
           const original = toFloat32(fromFloat32(weights, dtype), dtype)
           const expected = expectedOf(original, linear)
-          const values = emptyValues(weights.length)
-          const sums = await measureRows(kernels, matrixOf(weights, out, dtype), linear, values)
+          const { whole: values, visit } = collected(out, inputs)
+          const sums = await measureRows(kernels, matrixOf(weights, out, dtype), linear, visit)
           expect(values.original).toEqual(original)
           expect(values.decoded).toEqual(expected.decoded)
           expect(values.delta).toEqual(original.map((w, i) => w - expected.decoded[i]))
@@ -104,13 +114,14 @@ describe('measureRows', () => {
     const { linear, weights } = randomCase(out, inputs, 9, 4, true, 7)
     const runs = await Promise.all(
       pools.map(async pool => {
-        const values = emptyValues(out * inputs)
-        return { values, sums: await measureRows(pool, matrixOf(weights, out, 'BF16'), linear, values) }
+        const { whole, visit } = collected(out, inputs)
+        return { values: whole, sums: await measureRows(pool, matrixOf(weights, out, 'BF16'), linear, visit) }
       }),
     )
     expect(runs[1]).toEqual(runs[0])
     expect(runs[2]).toEqual(runs[0])
     expect(runs[0].values.decoded).toEqual(dequantize(linear))
+    expect(await measureRows(kernels, matrixOf(weights, out, 'BF16'), linear)).toEqual(runs[0].sums)
   })
 
   it('sums in float64: 100 000 weights of 1000 with an error of 2^-10', async () => {

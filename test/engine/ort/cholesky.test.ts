@@ -1,13 +1,23 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import { deadChannels, factorize } from '../../../src/engine/ort/cholesky.ts'
-import { createEngine } from '../../../src/engine/ort/session.ts'
-import { uniform } from '../../helpers/linears.ts'
+import {
+  deadChannels,
+  type FactorizeOptions,
+  factorize as factorizeReversed,
+} from '../../../src/engine/ort/cholesky.ts'
+import { createEngine, type Engine } from '../../../src/engine/ort/session.ts'
+import { uniform, upperOf } from '../../helpers/linears.ts'
 
 const engines = await Promise.all([1, 2, 5].map(createEngine))
 const engine = engines[1]
 afterAll(async () => {
   for (const each of engines) await each.release()
 })
+
+/** With U as a dense matrix. */
+const factorize = async (on: Engine, gram: Float32Array, options: FactorizeOptions) => {
+  const result = await factorizeReversed(on, gram, options)
+  return result && { U: upperOf(result.reversedU), damp: result.damp, zero: result.zero }
+}
 
 /** Mean of x xᵀ over `tokens` correlated random tokens. */
 const randomGram = (n: number, tokens: number, seed: number): Float32Array => {
