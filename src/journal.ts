@@ -2,7 +2,8 @@
  * What makes a run resumable: the folder `<output>.partial` beside the output. In it lie
  *   output/   the files that are being written, which become the output by one rename;
  *   journal   what goes into the run, and then a record for each tensor that is finished (io/record-log.ts);
- *   lock      the process that writes.
+ *   lock      the process that writes;
+ *   temporary activations that do not fit into memory.
  * A record is written only after its data is durable, so that whatever the journal says can be taken over after any crash.
  */
 import { dirname, join } from 'node:path'
@@ -60,7 +61,13 @@ const headSchema = z.strictObject({ journal: z.literal(1), inputs: inputsSchema 
 const lockSchema = z.strictObject({ host: z.string(), pid: z.int().positive() })
 
 export const partialFolder = (output: string): string => `${output}.partial`
-const names = { output: 'output', journal: 'journal', lock: 'lock', replaced: 'replaced' } as const
+const names = {
+  output: 'output',
+  journal: 'journal',
+  lock: 'lock',
+  replaced: 'replaced',
+  temporary: 'temporary',
+} as const
 
 /** A flush may take a tenth of the time, so that a run of many small linears does not wait for the disk at each. */
 const flushShare = 0.1
@@ -68,6 +75,8 @@ const flushShare = 0.1
 export interface Journal {
   /** Where the output's files are written. */
   readonly folder: string
+  /** A path for a file that is of no use after the run; free. */
+  readonly temporary: string
   /** What earlier runs finished, by name. */
   readonly earlier: ReadonlyMap<string, Finished>
   /** Says how written data is made durable: called before its records are. */
@@ -221,6 +230,7 @@ export const openJournal = (output: string, inputs: Inputs, resume: boolean, fil
       opened = undefined
     }
     opened ??= start(partial, inputs, files)
+    files.remove(path('temporary'))
   } catch (error) {
     files.remove(path('lock'))
     throw error
@@ -248,6 +258,7 @@ export const openJournal = (output: string, inputs: Inputs, resume: boolean, fil
   }
   return {
     folder: path('output'),
+    temporary: path('temporary'),
     earlier: new Map(earlier.map(record => [record.name, record])),
     makesDurable(sync) {
       makeDurable = sync
@@ -266,6 +277,7 @@ export const openJournal = (output: string, inputs: Inputs, resume: boolean, fil
     leave(keep) {
       close()
       const left = keep ? finished : 0
+      files.remove(path('temporary'))
       files.remove(left === 0 ? partial : path('lock'))
       return left
     },

@@ -16,6 +16,7 @@ import {
 import type { Checkpoint, Stage } from './contracts.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
+import { createSpill } from './engine/ort/spill.ts'
 import { QuantizeError } from './errors.ts'
 import type { Files } from './io/files.ts'
 import { printable } from './io/printable.ts'
@@ -131,7 +132,7 @@ const fillFolder = async (
   const shards = planShards(plan.outputs, plan.recipe.shardBytes)
   const carried = sourceConfig ? folderFiles(checkpoint.folder, checkpoint.files, files) : { carried: [], left: [] }
   clearExcept(folder, new Set(shards.map(({ file }) => file)), files)
-  checkSpace(folder, shards, checkpoint, carried.carried, files)
+  checkSpace(folder, shards, checkpoint, carried.carried, context)
   const configs = plan.format.assemble(sourceConfig, assembleFacts(plan))
   const writer = createShardWriter(folder, shards, files)
   let kernels: Kernels | undefined
@@ -186,14 +187,14 @@ const checkSpace = (
   shards: readonly ShardPlan[],
   checkpoint: Checkpoint,
   carried: readonly string[],
-  files: Files,
+  { files, memory }: RunContext,
 ): void => {
   const sizeOf = (path: string): number => files.stat(path)?.bytes ?? 0
   // what an earlier run wrote may have holes: only what lacks for certain is asked for
   const shardBytes = shards.map(({ file, bytes }) => Math.max(0, bytes - sizeOf(join(folder, file))))
   const needed = [...shardBytes, ...carried.map(name => sizeOf(join(checkpoint.folder, name)))].reduce(
     (sum, bytes) => sum + bytes,
-    textBytes,
+    textBytes + memory.spillBytes,
   )
   const free = files.freeBytes(folder)
   if (free < needed)
@@ -286,6 +287,7 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
     stage.linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
   if (plan.linears.filter(linear => takeFinished(run, linear)).length === plan.linears.length) return
   const engine = await createEngine(context.threads)
+  const spill = context.memory.spillBytes > 0 ? createSpill(run.journal.temporary, context.files) : undefined
   try {
     await calibratedPass(
       engine,
@@ -301,7 +303,7 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
         async visit({ stage, block, statistics, zeroed }) {
           const replaced = new Map<string, () => Float32Array>()
           const linears = linearsOf(stage)
-          const outputs = { engine, statistics, zeroed, keepDecoded: true }
+          const outputs = { engine, statistics, zeroed, keepDecoded: context.memory.keepDecoded }
           const tap = `${block.name}: input of ${stage.linears[0].name}`
           const rounding = await feedbackRounding(engine, kernels, statistics, plan.recipe, tap)
           for (const linear of linears) {
@@ -313,6 +315,7 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
         },
       },
       {
+        spill,
         zeroNonFinite: plan.recipe.nonfinite === 'zero',
         onChunk(block, stage, _done, of) {
           context.signal.throwIfAborted()
@@ -321,6 +324,7 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
       },
     )
   } finally {
+    spill?.close()
     await engine.release()
   }
 }

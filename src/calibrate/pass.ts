@@ -1,8 +1,9 @@
 import type { Block, Model, Stage, Statistics } from '../contracts.ts'
-import { embed, type ReadWeight } from '../engine/ort/activations.ts'
+import { chunkRowsOf, embed, type ReadWeight } from '../engine/ort/activations.ts'
 import { createBlockPass, type LinearWeight } from '../engine/ort/forward.ts'
 import { createGram } from '../engine/ort/gram.ts'
 import type { Engine } from '../engine/ort/session.ts'
+import type { Spill } from '../engine/ort/spill.ts'
 import { QuantizeError } from '../errors.ts'
 
 /** A stage whose tap has seen all samples, through everything before it as it will be stored. */
@@ -27,6 +28,8 @@ export interface Visitor {
 export interface PassOptions {
   /** A value of a tap that is not finite counts as 0 in its statistics, instead of ending the pass. */
   readonly zeroNonFinite?: boolean
+  /** Takes the activations instead of memory. */
+  readonly spill?: Spill
   /** After each chunk of tokens through the part of a block that computes one tap. */
   readonly onChunk: (block: Block, stage: Stage | undefined, done: number, of: number) => void
 }
@@ -80,9 +83,9 @@ export const calibratedPass = async (
   windows: readonly Int32Array[],
   read: ReadWeight,
   visitor: Visitor,
-  { zeroNonFinite = false, onChunk }: PassOptions,
+  { zeroNonFinite = false, spill, onChunk }: PassOptions,
 ): Promise<void> => {
-  const activations = embed(model, read, windows)
+  const activations = embed(model, read, windows, chunkRowsOf(model), spill)
   for (const block of model.blocks) {
     const replaced = new Map<string, () => Float32Array>()
     const weight: LinearWeight = linear => replaced.get(linear.name)?.() ?? read(linear.weight)

@@ -217,6 +217,10 @@ export const optionTable = {
     aliases: ['num-threads', 'nthreads'],
     help: 'threads that compute',
   }),
+  maxMemory: optional(size, '80 % of the machine, or of its cgroup', {
+    flag: 'max-memory',
+    help: 'memory that the run may take; what does not fit lies in a temporary file beside the output, and the bytes are the same',
+  }),
   report: optional(path('<path>'), 'quantize-report.json in the output', {
     flag: 'report',
     help: 'where to write the report as well',
@@ -255,6 +259,7 @@ export const commandTable = {
         'seed',
         'shardBytes',
         'threads',
+        'maxMemory',
         'report',
       ] as const),
       ...(['strict', 'dryRun', 'overwrite', 'resume', 'json', 'quiet', 'verbose'] as const),

@@ -21,5 +21,11 @@ export const mayRun = ({ host, pid }: ProcessId): boolean => {
   }
 }
 
+/** Memory that this process may use, in bytes: the machine's, or its cgroup's where that is less. */
+export const memoryBytes = (): number => {
+  const limit = process.constrainedMemory?.() ?? 0 // 0: not known; 2^64 or so: none
+  return limit > 0 ? Math.min(limit, os.totalmem()) : os.totalmem()
+}
+
 /** The processor's name: products of matrices have other last bits on another one. */
 export const processorName = (): string => os.cpus()[0]?.model.trim() || os.arch()

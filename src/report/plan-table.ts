@@ -1,4 +1,5 @@
 /** A plan as people and scripts read it (`--dry-run`). */
+import { gigabytes, type MemoryPlan } from '../memory.ts'
 import type { Plan, PlannedLinear } from '../plan.ts'
 
 const bytesOf = ({ tensors }: PlannedLinear): number => tensors.reduce((sum, { bytes }) => sum + bytes, 0)
@@ -6,7 +7,7 @@ const bytesOf = ({ tensors }: PlannedLinear): number => tensors.reduce((sum, { b
 const bitsPerWeight = (linear: PlannedLinear): number => (8 * bytesOf(linear)) / (linear.scheme.out * linear.scheme.in)
 
 /** Plain data of what a run would do. */
-export const planDocument = (plan: Plan, output: string) => ({
+export const planDocument = (plan: Plan, memory: MemoryPlan, output: string) => ({
   output,
   recipe: plan.recipe,
   architecture: plan.model?.arch ?? null,
@@ -26,9 +27,10 @@ export const planDocument = (plan: Plan, output: string) => ({
   kept: plan.passed,
   warnings: plan.warnings,
   totals: plan.totals,
+  memory,
 })
 
-export const planTable = (plan: Plan, output: string): string => {
+export const planTable = (plan: Plan, memory: MemoryPlan, output: string): string => {
   const { linears, passed, warnings, totals, recipe } = plan
   const widest = Math.max(...linears.map(({ name }) => name.length))
   const rows = linears.map(linear => {
@@ -41,6 +43,7 @@ export const planTable = (plan: Plan, output: string): string => {
     `${linears.length} linears of ${totals.quantizedWeights} weights at ${totals.bitsPerWeight.toFixed(3)} bits a weight; the whole file ${totals.bitsPerWeightOverall.toFixed(3)}`,
     `${passed.length} tensors stay as they are`,
     `tensor data ${totals.bytesBefore} -> ${totals.bytesAfter} bytes`,
+    `memory: about ${gigabytes(memory.peak)} of the ${gigabytes(memory.budget)} that may be used, ${gigabytes(memory.least)} at least${memory.spillBytes > 0 ? `; activations of ${gigabytes(memory.spillBytes)} lie in a temporary file` : ''}`,
     `method ${recipe.method}, format ${recipe.format}, into ${output}; nothing was written`,
     ...warnings.map(text => `warning: ${text}`),
   ].join('\n')

@@ -51,6 +51,7 @@ describe('defaults', () => {
         dryRun: false,
         overwrite: false,
         resume: true,
+        maxMemory: undefined,
         nonfinite: 'error',
         json: false,
         quiet: false,

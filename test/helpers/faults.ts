@@ -6,6 +6,7 @@ import { readJsonObject } from '../../src/checkpoint/read-json.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import type { Clock } from '../../src/io/clock.ts'
 import { type Files, nodeFiles } from '../../src/io/files.ts'
+import { planMemory } from '../../src/memory.ts'
 import { buildModel } from '../../src/model/graph.ts'
 import { runPlan } from '../../src/pipeline.ts'
 import { planRun } from '../../src/plan.ts'
@@ -50,7 +51,8 @@ export const runOnce = async (
   try {
     const config = readJsonObject(join(source, 'config.json'), files)!
     const plan = planRun(checkpoint, buildModel(config, checkpoint.tensors, 'config.json'), resolveRecipe(request))
-    const context = { files, clock, threads: 1, progress: () => {}, signal: new AbortController().signal }
+    const memory = planMemory(plan, Number.POSITIVE_INFINITY, 1)
+    const context = { files, clock, memory, threads: 1, progress: () => {}, signal: new AbortController().signal }
     await runPlan(plan, checkpoint, config, output, { overwrite: false, resume }, context)
   } finally {
     checkpoint.close()

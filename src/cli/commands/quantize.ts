@@ -8,7 +8,9 @@ import { unknownQuantization } from '../../evaluate/load-model.ts'
 import { detectFormat } from '../../format/index.ts'
 import { nodeClock } from '../../io/clock.ts'
 import { type Files, nodeFiles } from '../../io/files.ts'
+import { memoryBytes } from '../../io/machine.ts'
 import { isPublished } from '../../journal.ts'
+import { checkMemory, type MemoryPlan, planMemory } from '../../memory.ts'
 import { methods } from '../../method/index.ts'
 import { buildModel } from '../../model/graph.ts'
 import { runPlan } from '../../pipeline.ts'
@@ -72,10 +74,12 @@ export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> 
     const config = readJsonObject(join(checkpoint.folder, 'config.json'), files)
     const plan = planRun(checkpoint, architectureOf(checkpoint, config, recipe), recipe)
     const output = resolve(options.output ?? defaultOutput(modelName(checkpoint, files), recipe))
-    if (options.dryRun) return tellPlan(plan, output, options.json, ui)
-    checkOutput(output, checkpoint, options.overwrite, files)
     const threads = options.threads ?? availableParallelism()
-    const context = { files, clock: nodeClock, threads, progress: ui.report, signal: ui.signal }
+    const memory = planMemory(plan, options.maxMemory ?? Math.floor(0.8 * memoryBytes()), threads)
+    if (options.dryRun) return tellPlan(plan, memory, output, options.json, ui)
+    checkOutput(output, checkpoint, options.overwrite, files)
+    checkMemory(memory)
+    const context = { files, clock: nodeClock, threads, memory, progress: ui.report, signal: ui.signal }
     const rules = { overwrite: options.overwrite, resume: options.resume }
     const report = await runPlan(plan, checkpoint, config, output, rules, context)
     if (options.report) files.writeText(options.report, reportJson(report))
@@ -86,9 +90,9 @@ export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> 
   }
 }
 
-const tellPlan = (plan: Plan, output: string, json: boolean, ui: Ui): void => {
-  if (json) ui.json(planDocument(plan, output))
-  else ui.data(planTable(plan, output))
+const tellPlan = (plan: Plan, memory: MemoryPlan, output: string, json: boolean, ui: Ui): void => {
+  if (json) ui.json(planDocument(plan, memory, output))
+  else ui.data(planTable(plan, memory, output))
 }
 
 const tellReport = (report: Report, output: string, json: boolean, ui: Ui): void => {

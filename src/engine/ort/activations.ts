@@ -4,6 +4,8 @@
  */
 import type { Model, WeightView } from '../../contracts.ts'
 import { QuantizeError } from '../../errors.ts'
+import { hiddenName } from './held.ts'
+import type { Spill } from './spill.ts'
 
 /** The values of a view as float32, row-major, in ordinary memory (ONNX Runtime refuses a SharedArrayBuffer). */
 export type ReadWeight = (view: WeightView) => Float32Array
@@ -32,7 +34,7 @@ export interface Chunk {
   readonly sequences: number
   /** sequences × seqLen. */
   readonly rows: number
-  /** The residual stream between two blocks, [rows, hidden]. */
+  /** The residual stream between two blocks, [rows, hidden]; empty when it lies in a file. */
   hidden: Float32Array
 }
 
@@ -41,10 +43,21 @@ export interface Activations {
   readonly width: number
   readonly chunks: readonly Chunk[]
   readonly pool: Pool
+  /** Where the values between two graphs lie, when they do not lie in memory. */
+  readonly spill?: Spill
 }
 
 /** 512 to 4096 rows a run are equally fast; at 8192 the products fall out of the cache (docs/performance.md). */
-export const defaultChunkRows = 2048
+const mostChunkRows = 2048
+/** Elements of the widest value of a chunk at most: 32 MB. */
+const chunkElements = 2 ** 23
+
+/** Rows a run. It depends on the model alone: sums of Gram matrices follow the chunks. */
+export const chunkRowsOf = ({ blocks, hidden }: Model): number => {
+  const linears = blocks.flatMap(({ stages }) => stages.flatMap(stage => stage.linears))
+  const widest = linears.reduce((most, { out, in: inputs }) => Math.max(most, out, inputs), hidden)
+  return Math.max(1, Math.min(mostChunkRows, Math.floor(chunkElements / widest)))
+}
 
 /**
  * Sequences of each chunk: as many as fit into chunkRows, at least one. A last chunk of one row would be computed by a
@@ -104,36 +117,39 @@ const commonLength = (model: Model, sequences: readonly Int32Array[]): number =>
   return seqLen
 }
 
-const addPositions = (model: Model, read: ReadWeight, seqLen: number, chunks: readonly Chunk[]): void => {
-  if (!model.positions) return
-  const { table, offset } = model.positions
-  const rows = read({ ...table, rows: [offset, offset + seqLen] })
-  for (const { hidden } of chunks) {
-    for (let start = 0; start < hidden.length; start += rows.length)
-      for (let i = 0; i < rows.length; i++) hidden[start + i] += rows[i]
-  }
+/** Learned positions of one sequence, [seqLen, hidden]. */
+const positionRows = ({ positions }: Model, read: ReadWeight, seqLen: number): Float32Array | undefined =>
+  positions && read({ ...positions.table, rows: [positions.offset, positions.offset + seqLen] })
+
+const addPositions = (rows: Float32Array, hidden: Float32Array): void => {
+  for (let start = 0; start < hidden.length; start += rows.length)
+    for (let i = 0; i < rows.length; i++) hidden[start + i] += rows[i]
 }
 
 /**
  * Token embeddings (and learned positions) of sequences of one length. Only the rows of tokens that occur are read.
  * @param sequences token ids, all of the same length
  * @param chunkRows rows (tokens) a run of a graph
+ * @param spill takes the hidden states, chunk by chunk, instead of memory
  * @throws QuantizeError bad-input for an id outside the vocabulary, bad-option for more tokens than positions
  */
 export const embed = (
   model: Model,
   read: ReadWeight,
   sequences: readonly Int32Array[],
-  chunkRows: number = defaultChunkRows,
+  chunkRows: number = chunkRowsOf(model),
+  spill?: Spill,
 ): Activations => {
   const seqLen = commonLength(model, sequences)
   const width = model.hidden
   const used = [...new Set(sequences.flatMap(sequence => [...new Set(sequence)]))].sort((a, b) => a - b)
   const rowOf = new Map(used.map((id, row) => [id, row]))
   const rows = readRows(read, model.embedding, used, width)
+  const positions = positionRows(model, read, seqLen)
+  const pool = createPool()
   let next = 0
-  const chunks = chunkSizes(sequences.length, seqLen, chunkRows).map(size => {
-    const hidden = new Float32Array(size * seqLen * width)
+  const chunks = chunkSizes(sequences.length, seqLen, chunkRows).map((size, index) => {
+    const hidden = pool.take(size * seqLen * width)
     for (let at = 0; at < hidden.length; next++) {
       for (const id of sequences[next]) {
         const from = rowOf.get(id)! * width
@@ -141,8 +157,12 @@ export const embed = (
         at += width
       }
     }
-    return { sequences: size, rows: size * seqLen, hidden }
+    if (positions) addPositions(positions, hidden)
+    const chunk = { sequences: size, rows: size * seqLen }
+    if (!spill) return { ...chunk, hidden }
+    spill.write(index, hiddenName, hidden)
+    pool.give(hidden)
+    return { ...chunk, hidden: new Float32Array(0) }
   })
-  addPositions(model, read, seqLen, chunks)
-  return { seqLen, width, chunks, pool: createPool() }
+  return { seqLen, width, chunks, pool, spill }
 }

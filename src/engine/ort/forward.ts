@@ -2,9 +2,10 @@
  * The streaming forward pass. All samples go through one graph before the next graph begins; between two graphs only the values
  * that are still read are held, and each chunk's new values take the place of its old ones.
  */
-import type { Block, Linear, Model, Stage, Value } from '../../contracts.ts'
+import type { Block, Linear, Model, Stage } from '../../contracts.ts'
 import type { Activations, Chunk, ReadWeight } from './activations.ts'
 import { attentionFeeds, lengthsFeed } from './attention.ts'
+import { type Held, heldInFile, heldInMemory } from './held.ts'
 import { type Lowered, lower } from './lower.ts'
 import { type Cuttable, cutAtTaps, type HeldValue, linearsOf, type Segment, uncut } from './segments.ts'
 import type { Engine, Feeds, Tensor } from './session.ts'
@@ -55,11 +56,8 @@ const prepareRun = (
   return { feeds, segment, lowered }
 }
 
-/** The buffers of one chunk's values, by name. */
-type Held = Map<Value, Float32Array>
-
 /**
- * Runs a segment on one chunk: its outputs join `held`, and what nobody reads later goes back to the pool.
+ * Runs a segment on one chunk: its outputs join `held`.
  * @param transposed takes the tap in columns, where the graph transposes it
  */
 const runChunk = async (
@@ -70,25 +68,20 @@ const runChunk = async (
   { pool, seqLen }: Activations,
   transposed?: Float32Array,
 ): Promise<void> => {
-  const { inputs, outputs, tap, alive } = segment
+  const { inputs, outputs, tap } = segment
   const tensorOf = ({ width, layout }: HeldValue, data: Float32Array): Tensor =>
     engine.tensor(data, layout === 'rows' ? [chunk.rows, width] : [width, chunk.rows])
   const into: Record<string, Tensor> = {}
   for (const value of outputs) {
     const buffer = pool.take(chunk.rows * value.width)
-    held.set(value.name, buffer)
+    held.set(value, buffer)
     into[value.name] = tensorOf(value, buffer)
   }
   if (transposed) into[lowered.transposed!] = engine.tensor(transposed, [tap!.width, chunk.rows])
-  const values = Object.fromEntries(inputs.map(value => [value.name, tensorOf(value, held.get(value.name)!)]))
+  const values = Object.fromEntries(inputs.map(value => [value.name, tensorOf(value, held.get(value))]))
   const lengths = lowered.attention ? lengthsFeed(engine, chunk.sequences, seqLen) : {}
   const session = await engine.graph(lowered.key, lowered.build, lowered.threadLimit(chunk.rows))
   await session.run({ ...feeds, ...values, ...lengths }, into)
-  for (const [name, buffer] of held) {
-    if (alive.has(name) || outputs.some(output => output.name === name)) continue
-    held.delete(name)
-    pool.give(buffer)
-  }
 }
 
 /** One block, segment by segment. */
@@ -111,9 +104,11 @@ export const createBlockPass = (
   activations: Activations,
   read: ReadWeight,
 ): BlockPass => {
-  const { chunks, pool, seqLen, width } = activations
+  const { chunks, pool, seqLen, width, spill } = activations
   const segments = cutAtTaps(block, width)
-  const held: readonly Held[] = chunks.map(({ hidden }) => new Map([[block.input, hidden]]))
+  const held = chunks.map((chunk, i) =>
+    spill ? heldInFile(spill, i, chunk.rows, block.input, pool) : heldInMemory(chunk, block.input, pool),
+  )
   let next = 0
   return {
     async advance(weight, { onTap, onChunk } = {}) {
@@ -121,14 +116,15 @@ export const createBlockPass = (
       if (index >= segments.length) throw new Error(`${block.name}: the pass over the block is over`)
       const stage = block.stages[index]
       const run = prepareRun(engine, block, segments[index], seqLen, weight, read)
-      const { tap } = run.segment
+      const { tap, alive } = run.segment
       // one buffer for all chunks stays in the cache
       const scratch = run.lowered.transposed === undefined ? undefined : pool.take(chunks[0].rows * tap!.width)
       for (const [i, chunk] of chunks.entries()) {
         const transposed = scratch?.subarray(0, chunk.rows * tap!.width)
         await runChunk(engine, run, chunk, held[i], activations, transposed)
-        if (tap) await onTap?.({ transposed: transposed ?? held[i].get(tap.name)!, rows: chunk.rows }, stage)
-        else chunk.hidden = held[i].get(block.output)!
+        if (tap) await onTap?.({ transposed: transposed ?? held[i].get(tap), rows: chunk.rows }, stage)
+        held[i].settle(name => alive.has(name))
+        if (!tap) held[i].finish(block.output)
         onChunk?.(i + 1, chunks.length)
       }
       if (scratch) pool.give(scratch)
@@ -146,12 +142,13 @@ const runUncut = async (
   read: ReadWeight,
   { onChunk }: Pick<PassOptions, 'onChunk'>,
 ): Promise<void> => {
-  const { chunks, seqLen, width } = activations
+  const { chunks, pool, seqLen, width } = activations
   const run = prepareRun(engine, block, uncut(block, width), seqLen, weight, read)
   for (const [i, chunk] of chunks.entries()) {
-    const held: Held = new Map([[block.input, chunk.hidden]])
+    const held = heldInMemory(chunk, block.input, pool)
     await runChunk(engine, run, chunk, held, activations)
-    chunk.hidden = held.get(block.output)!
+    held.settle(name => run.segment.alive.has(name))
+    held.finish(block.output)
     onChunk?.(i + 1, chunks.length)
   }
 }

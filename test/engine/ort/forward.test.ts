@@ -1,9 +1,14 @@
+import fs from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Linear, Stage } from '../../../src/contracts.ts'
 import { type Activations, embed } from '../../../src/engine/ort/activations.ts'
 import { createBlockPass, runBlock, runFinal, type TapChunk } from '../../../src/engine/ort/forward.ts'
 import { computeLogits } from '../../../src/engine/ort/head.ts'
+import { hiddenName } from '../../../src/engine/ort/held.ts'
 import { createEngine, type Engine } from '../../../src/engine/ort/session.ts'
+import { createSpill } from '../../../src/engine/ort/spill.ts'
+import { nodeFiles } from '../../../src/io/files.ts'
 import {
   expected,
   type FixtureModel,
@@ -14,6 +19,9 @@ import {
   variants,
 } from '../../helpers/fixture-model.ts'
 import { plainBlocks } from '../../helpers/plain-forward.ts'
+import { temporaryFolder } from '../../helpers/temporary-folder.ts'
+
+const folder = temporaryFolder()
 
 let engine: Engine
 beforeAll(async () => {
@@ -168,6 +176,33 @@ describe('on a model wide enough for two threads', () => {
     }
     expect(sameBits(results[1], results[0])).toBe(true)
     expect(sameBits(results[2], results[0])).toBe(true)
+  })
+
+  it('gives the same bits with its values in a file, which the second block does not make longer', async () => {
+    const inMemory = embed(fixture.model, fixture.read, sequences, 128)
+    const expectedTaps = await runSegments(engine, fixture, inMemory)
+    const path = join(folder, 'spill')
+    const spill = createSpill(path, nodeFiles)
+    const inFile = embed(fixture.model, fixture.read, sequences, 128, spill)
+    const taps: Seen[][] = []
+    const sizes: number[] = []
+    for (const block of fixture.model.blocks) {
+      const [seen] = await runSegments(engine, { ...fixture, model: { ...fixture.model, blocks: [block] } }, inFile)
+      taps.push([...seen])
+      sizes.push(fs.statSync(path).size)
+    }
+    expect(taps.flat().map(({ stage }) => stage.tap)).toEqual(expectedTaps.flat().map(({ stage }) => stage.tap))
+    const tapsOf = (all: readonly (readonly Seen[])[]) => all.flat().map(({ tap }) => tap)
+    expect(sameBits(tapsOf(taps), tapsOf(expectedTaps))).toBe(true)
+    const hidden = inFile.chunks.map(({ rows }, i) => {
+      expect(inFile.chunks[i].hidden).toHaveLength(0)
+      const values = new Float32Array(rows * inFile.width)
+      spill.read(i, hiddenName, values)
+      return values
+    })
+    expect(sameBits([joined(hidden)], [hiddenOf(inMemory)])).toBe(true)
+    expect(new Set(sizes).size).toBe(1)
+    spill.close()
   })
 
   it('tells how far it is, and refuses to go on after the end', async () => {
