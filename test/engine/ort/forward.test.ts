@@ -48,7 +48,7 @@ interface Seen {
 }
 
 /** Block after block through its segments; the taps of each block in the order in which they were given. */
-const runSegments = async (
+const runTaps = async (
   on: Engine,
   { model, read, weight }: FixtureModel,
   activations: Activations,
@@ -67,7 +67,18 @@ const runSegments = async (
     }
     seen.push(taps)
   }
-  await runFinal(on, model, activations, read)
+  return seen
+}
+
+/** The same, and then the final ops. */
+const runSegments = async (
+  on: Engine,
+  fixture: FixtureModel,
+  activations: Activations,
+  replaced?: (linear: Linear) => Float32Array,
+): Promise<readonly (readonly Seen[])[]> => {
+  const seen = await runTaps(on, fixture, activations, replaced)
+  await runFinal(on, fixture.model, activations, fixture.read)
   return seen
 }
 
@@ -180,14 +191,14 @@ describe('on a model wide enough for two threads', () => {
 
   it('gives the same bits with its values in a file, which the second block does not make longer', async () => {
     const inMemory = embed(fixture.model, fixture.read, sequences, 128)
-    const expectedTaps = await runSegments(engine, fixture, inMemory)
+    const expectedTaps = await runTaps(engine, fixture, inMemory)
     const path = join(folder, 'spill')
     const spill = createSpill(path, nodeFiles)
     const inFile = embed(fixture.model, fixture.read, sequences, 128, spill)
     const taps: Seen[][] = []
     const sizes: number[] = []
     for (const block of fixture.model.blocks) {
-      const [seen] = await runSegments(engine, { ...fixture, model: { ...fixture.model, blocks: [block] } }, inFile)
+      const [seen] = await runTaps(engine, { ...fixture, model: { ...fixture.model, blocks: [block] } }, inFile)
       taps.push([...seen])
       sizes.push(fs.statSync(path).size)
     }
