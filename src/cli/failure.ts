@@ -18,9 +18,11 @@ const stackOf = (error: Error): string => {
   return `${error.stack ?? error.message}${cause}`
 }
 
-/** V8's words when memory for an array cannot be had. */
+/** The words of V8, of a worker thread and of ONNX Runtime when memory cannot be had. */
 const isOutOfMemory = (error: Error): boolean =>
-  error instanceof RangeError && /allocation failed|could not allocate memory/i.test(error.message)
+  (error instanceof RangeError && /allocation failed|could not allocate memory/i.test(error.message)) ||
+  ('code' in error && error.code === 'ERR_WORKER_OUT_OF_MEMORY') ||
+  /Failed to allocate memory for requested buffer|std::bad_alloc/.test(error.message)
 
 /**
  * @param verbose foreseen failures show their stack too
@@ -35,7 +37,7 @@ export function failureOf(error: unknown, verbose: boolean, interrupted?: unknow
   if (thrown instanceof QuantizeError)
     return { code: thrown.code, message: thrown.message, exitCode: exitCodes[thrown.code], details }
   if (isOutOfMemory(thrown)) {
-    const message = `out of memory: ${thrown.message}; free some, or use fewer --samples or a shorter --seq-len`
+    const message = `out of memory: ${thrown.message}; free some, or give a smaller --max-memory, or a shorter --seq-len`
     return { code: 'exhausted', message, exitCode: exitCodes.exhausted, details }
   }
   const bug = `this is a bug in quantize ${version}; please report it with the lines above`

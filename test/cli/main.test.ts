@@ -120,8 +120,14 @@ describe('errors', () => {
     expect([proc.exitCode, proc.stderr.text.split('\n')[0]]).toEqual([70, 'error: thrown: undefined'])
   })
 
-  it('of memory exit with 5', async () => {
-    const proc = await runFake('m', failing(new RangeError('Array buffer allocation failed')))
+  it.each([
+    new RangeError('Array buffer allocation failed'),
+    Object.assign(new Error('Worker terminated due to reaching memory limit'), { code: 'ERR_WORKER_OUT_OF_MEMORY' }),
+    new Error(
+      'Non-zero status code returned while running MatMul node.\nFailed to allocate memory for requested buffer of size 9',
+    ),
+  ])('of memory exit with 5: %s', async error => {
+    const proc = await runFake('m', failing(error))
     expect([proc.exitCode, proc.stderr.text]).toEqual([5, expect.stringMatching(/^error: out of memory: .*\n$/)])
   })
 

@@ -1,13 +1,15 @@
-import fs from 'node:fs'
+import fs, { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
 import { readWeight } from '../../src/checkpoint/read-weight.ts'
+import { main } from '../../src/cli/main.ts'
 import { loadModel } from '../../src/evaluate/load-model.ts'
 import { nodeFiles } from '../../src/io/files.ts'
 import type { Report } from '../../src/report/schema.ts'
 import { fileBytes } from '../checkpoint/support.ts'
-import { hashesOf, quantizeTo, quick, run, tinyLlama } from '../helpers/command-line.ts'
+import { FakeProcess } from '../cli/fake-process.ts'
+import { hashesOf, quantizeTo, quick, readReport, run, tinyLlama } from '../helpers/command-line.ts'
 import { temporaryFolder } from '../helpers/temporary-folder.ts'
 
 const folder = temporaryFolder()
@@ -76,15 +78,32 @@ describe('a run', () => {
     },
   )
 
-  it('gives the same bytes on 1 and 2 threads, and again', async () => {
+  it('gives the same bytes on 1, 2 and 4 threads, and again', async () => {
     const options = [tinyLlama, '--group', '64', '--clip', 'mse', ...quick]
-    const reports = [
+    const [first, ...others] = [
       await quantizeTo(fresh(), ...options, '--threads', '1'),
       await quantizeTo(fresh(), ...options, '--threads', '2'),
       await quantizeTo(fresh(), ...options, '--threads', '2'),
-    ]
-    expect(hashesOf(reports[1])).toEqual(hashesOf(reports[0]))
-    expect(hashesOf(reports[2])).toEqual(hashesOf(reports[0]))
+      await quantizeTo(fresh(), ...options, '--threads', '4'),
+    ].map(hashesOf)
+    for (const other of others) expect(other).toEqual(first)
+  })
+
+  it('gives the same bytes when the system lists a folder in another order', async () => {
+    const source = join(folder, 'any-order')
+    fs.cpSync(tinyLlama, source, { recursive: true })
+    splitInTwo(source)
+    const options = [source, '--method', 'rtn', '--group', '64', '--shard-size', '300kB']
+    const expected = hashesOf(await quantizeTo(fresh(), ...options))
+    const spy = vi.spyOn(fs, 'readdirSync')
+    const real = spy.getMockImplementation() ?? readdirSync
+    spy.mockImplementation(((...args: Parameters<typeof readdirSync>) => [...real(...args)].reverse()) as never)
+    try {
+      expect(hashesOf(await quantizeTo(fresh(), ...options))).toEqual(expected)
+      expect(spy).toHaveBeenCalled()
+    } finally {
+      spy.mockRestore()
+    }
   })
 
   it('reads a model in shards and writes one, with the same tensors', async () => {
@@ -254,6 +273,41 @@ describe('a run that fails', () => {
     expect((await run(source, '--method', 'rtn', '-o', source, '--overwrite')).code).toBe(2)
     expect(fs.existsSync(join(source, 'model.safetensors'))).toBe(true)
   })
+})
+
+describe('a run that is interrupted', () => {
+  it.each([
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)(
+    'by %s stops after the linear under way, says how to go on, and goes on to the same bytes',
+    async (signal, code) => {
+      const options = [tinyLlama, '--group', '64', ...quick, '--verbose']
+      const whole = await quantizeTo(fresh(), ...options)
+      const output = fresh()
+      const fake = new FakeProcess([...options, '-o', output])
+      const write = fake.stderr.write.bind(fake.stderr)
+      let sent = false
+      fake.stderr.write = text => {
+        const written = write(text)
+        if (!sent && fake.stderr.text.includes('[ 9/28]')) {
+          sent = true
+          for (const listener of fake.listeners.get(signal) ?? []) listener(signal as never)
+        }
+        return written
+      }
+      await main(fake)
+      expect(fake.exitCode).toBe(code)
+      expect(fake.stderr.text).toContain(`${output}.partial: the same command goes on from there`)
+      expect(fake.stderr.text).not.toContain('[11/28]')
+      expect(fs.existsSync(output)).toBe(false)
+      const ended = await run(...options, '-o', output)
+      expect(ended.code).toBe(0)
+      expect(ended.stderr).toMatch(/going on: \d+ tensors and linears were finished/)
+      expect(ended.stderr).not.toContain('[ 9/28]')
+      expect(hashesOf(readReport(output))).toEqual(hashesOf(whole))
+    },
+  )
 })
 
 describe('--dry-run', () => {
