@@ -1,0 +1,176 @@
+/** The folder that becomes the output: its weight files, what an earlier run left in them, and what is taken down in the journal. */
+import { createHash } from 'node:crypto'
+import { join } from 'node:path'
+import { type FolderFiles, folderFiles } from './checkpoint/carry.ts'
+import {
+  createShardWriter,
+  hashTensor,
+  planShards,
+  type ShardPlan,
+  type ShardWriter,
+} from './checkpoint/write-safetensors.ts'
+import type { Checkpoint } from './contracts.ts'
+import { QuantizeError } from './errors.ts'
+import type { Files } from './io/files.ts'
+import { printable } from './io/printable.ts'
+import { copyFile } from './io/whole-file.ts'
+import type { Finished, Journal } from './journal.ts'
+import type { Plan } from './plan.ts'
+import type { RunContext } from './run-context.ts'
+
+export interface Output {
+  readonly folder: string
+  readonly writer: ShardWriter
+  /** What an earlier run finished and is still in its place, by name. */
+  readonly earlier: ReadonlyMap<string, Finished>
+  /** Files of the model that stay behind. */
+  readonly left: readonly string[]
+  /** Takes a finished tensor or linear down in the journal. */
+  finish(record: Finished): void
+  /** Copies a tensor as it is, in pieces, unless an earlier run did. */
+  pass(name: string): void
+  /** Makes what is finished durable, whatever comes then. */
+  flush(): void
+  /**
+   * Syncs the weights, reads them back, and adds the other files.
+   * @throws QuantizeError exhausted when a tensor is not what was written
+   */
+  complete(configs: ReadonlyMap<string, string>): void
+  close(): void
+}
+
+/**
+ * @param withFolder the model is a folder with a config.json, whose other files go along
+ * @throws QuantizeError exhausted when the output cannot fit where it goes
+ */
+export const openOutput = (
+  plan: Plan,
+  checkpoint: Checkpoint,
+  withFolder: boolean,
+  journal: Journal,
+  context: RunContext,
+): Output => {
+  const { files, progress } = context
+  const { folder } = journal
+  const shards = planShards(plan.outputs, plan.recipe.shardBytes)
+  const beside: FolderFiles = withFolder
+    ? folderFiles(checkpoint.folder, checkpoint.files, files)
+    : { carried: [], left: [] }
+  clearExcept(folder, new Set(shards.map(({ file }) => file)), files)
+  checkSpace(folder, shards, checkpoint, beside.carried, context)
+  const writer = createShardWriter(folder, shards, files)
+  journal.makesDurable(writer.sync)
+  try {
+    const earlier = takeEarlier(plan, journal, writer, progress)
+    const sha256 = new Map([...earlier.values()].flatMap(({ tensors }) => Object.entries(tensors)))
+    const finish: Output['finish'] = record => {
+      for (const [name, sum] of Object.entries(record.tensors)) sha256.set(name, sum)
+      journal.finish(record)
+    }
+    return {
+      folder,
+      writer,
+      earlier,
+      left: beside.left,
+      finish,
+      pass: name => {
+        if (!earlier.has(name)) finish(passTensor(checkpoint, name, writer))
+      },
+      flush: journal.flush,
+      complete(configs) {
+        writer.finish()
+        checkWritten(plan, writer, sha256)
+        for (const [name, text] of configs) files.writeText(join(folder, name), text)
+        for (const name of beside.carried) copyFile(join(checkpoint.folder, name), join(folder, name), files)
+      },
+      close: writer.close,
+    }
+  } catch (error) {
+    writer.close()
+    throw error
+  }
+}
+
+/** Removes what an earlier run wrote beside its weights: it is written again. */
+const clearExcept = (folder: string, keep: ReadonlySet<string>, files: Files): void => {
+  for (const name of files.list(folder)) if (!keep.has(name)) files.remove(join(folder, name))
+}
+
+/** Space that configs, the index and the report may take. */
+const textBytes = 2 ** 20
+
+/** @throws QuantizeError exhausted when the output cannot fit where it goes */
+const checkSpace = (
+  folder: string,
+  shards: readonly ShardPlan[],
+  checkpoint: Checkpoint,
+  carried: readonly string[],
+  { files, memory }: RunContext,
+): void => {
+  const sizeOf = (path: string): number => files.stat(path)?.bytes ?? 0
+  // what an earlier run wrote may have holes: only what lacks for certain is asked for
+  const shardBytes = shards.map(({ file, bytes }) => Math.max(0, bytes - sizeOf(join(folder, file))))
+  const needed = [...shardBytes, ...carried.map(name => sizeOf(join(checkpoint.folder, name)))].reduce(
+    (sum, bytes) => sum + bytes,
+    textBytes + memory.spillBytes,
+  )
+  const free = files.freeBytes(folder)
+  if (free < needed)
+    throw new QuantizeError(
+      'exhausted',
+      `${printable(folder)}: the output takes ${needed} more bytes, and ${free} are free; free some space or choose another place`,
+    )
+}
+
+/** What the journal says is finished, as far as its data is still what was written. */
+const takeEarlier = (
+  plan: Plan,
+  { earlier }: Journal,
+  writer: ShardWriter,
+  progress: RunContext['progress'],
+): ReadonlyMap<string, Finished> => {
+  const planned = new Map<string, readonly string[]>()
+  for (const { name, tensors } of plan.linears)
+    planned.set(
+      name,
+      tensors.map(tensor => tensor.name),
+    )
+  for (const { name } of plan.passed) planned.set(name, [name])
+  const linears = new Set(plan.linears.map(({ name }) => name))
+  const good = [...earlier.values()].filter(({ name, tensors, facts }) => {
+    const expected = planned.get(name)
+    if (!expected || (facts !== null) !== linears.has(name)) return false
+    return expected.length === Object.keys(tensors).length && expected.every(part => writer.adopt(part, tensors[part]))
+  })
+  if (earlier.size > 0)
+    progress({ kind: 'note', text: `going on: ${good.length} tensors and linears were finished by an earlier run` })
+  if (good.length < earlier.size)
+    progress({ kind: 'note', text: `${earlier.size - good.length} of them are damaged and done again` })
+  return new Map(good.map(record => [record.name, record]))
+}
+
+const checkWritten = ({ outputs }: Plan, writer: ShardWriter, sha256: ReadonlyMap<string, string>): void => {
+  for (const { name } of outputs) {
+    const source = writer.read(name)
+    if (hashTensor(source) !== sha256.get(name))
+      throw new QuantizeError(
+        'exhausted',
+        `${printable(source.file)}: tensor ${printable(name)} reads back differently from what was written: the disk or the memory fails`,
+      )
+  }
+}
+
+/** The bytes of a tensor as they are, in pieces. */
+const passTensor = (checkpoint: Checkpoint, name: string, writer: ShardWriter): Finished => {
+  const source = checkpoint.tensors.get(name)!
+  const pieceBytes = 8 * 2 ** 20
+  const buffer = new Uint8Array(Math.min(pieceBytes, source.bytes))
+  const hash = createHash('sha256')
+  for (let start = 0; start < source.bytes; start += pieceBytes) {
+    const end = Math.min(source.bytes, start + pieceBytes)
+    const piece = source.read(start, end, buffer.subarray(0, end - start))
+    writer.write(name, piece, start)
+    hash.update(piece)
+  }
+  return { name, tensors: { [name]: hash.digest('hex') }, facts: null }
+}
