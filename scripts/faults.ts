@@ -5,16 +5,16 @@
 import fs from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import { QuantizeError } from '../src/errors.ts'
 import type { RecipeRequest } from '../src/recipe.ts'
-import { attempt, contentOf, failing, faults, runOnce } from '../test/helpers/faults.ts'
+import { attempt, contentOf, failing, faults, runOnce, writeSmallModel } from '../test/helpers/faults.ts'
 
-const source = fileURLToPath(new URL('../fixtures/tiny-llama', import.meta.url))
 const { method } = new Command().option('--method <name>', 'rtn or gptq', 'gptq').parse().opts<{ method: string }>()
 const request: RecipeRequest = { method, group: 64, samples: 16, seqLen: 64 }
 const root = fs.mkdtempSync(join(os.tmpdir(), 'quantize-faults-'))
+const source = join(root, 'model')
+writeSmallModel(source)
 let bad = 0
 try {
   const whole = failing(-1, 'full disk')

@@ -3,6 +3,7 @@ import fs from 'node:fs'
 import { join } from 'node:path'
 import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
 import { readJsonObject } from '../../src/checkpoint/read-json.ts'
+import { planFile } from '../../src/checkpoint/shard-plan.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import type { Clock } from '../../src/io/clock.ts'
 import { type Files, nodeFiles } from '../../src/io/files.ts'
@@ -11,7 +12,7 @@ import { buildModel } from '../../src/model/graph.ts'
 import { runPlan } from '../../src/pipeline.ts'
 import { planRun } from '../../src/plan.ts'
 import { type RecipeRequest, resolveRecipe } from '../../src/recipe.ts'
-import { hashesOf, readReport } from './command-line.ts'
+import { hashesOf, readReport, tinyLlama } from './command-line.ts'
 
 export const faults = ['full disk', 'device error', 'short read'] as const
 export type Fault = (typeof faults)[number]
@@ -57,6 +58,21 @@ export const runOnce = async (
   } finally {
     checkpoint.close()
   }
+}
+
+/** The first block of tiny-llama as a model of its own: few file operations, yet each kind of them. */
+export const writeSmallModel = (folder: string): void => {
+  fs.cpSync(tinyLlama, folder, { recursive: true })
+  const checkpoint = openCheckpoint(tinyLlama, nodeFiles)
+  const tensors = [...checkpoint.tensors.values()].filter(({ name }) => !/layers\.[1-9]/.test(name))
+  const { header, tensors: placed, bytes } = planFile('model.safetensors', tensors, { format: 'pt' })
+  const file = new Uint8Array(bytes)
+  file.set(header)
+  for (const { name, offset } of placed) file.set(checkpoint.tensors.get(name)!.read(), offset)
+  checkpoint.close()
+  fs.writeFileSync(join(folder, 'model.safetensors'), file)
+  const config = JSON.parse(fs.readFileSync(join(folder, 'config.json'), 'utf8'))
+  fs.writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, num_hidden_layers: 1 }))
 }
 
 /** All that must be the same in two outputs: hashes of all files, and the report (no clock runs in it). */
