@@ -12,7 +12,12 @@ import asc from 'assemblyscript/asc'
 const root = fileURLToPath(new URL('..', import.meta.url))
 const kernelFolder = 'src/engine/kernel'
 /** What dist needs beside the compiled TypeScript, relative to src. */
-const copied = ['engine/kernel/kernels.wasm', 'engine/kernel/worker.js']
+const copied = [
+  'engine/kernel/kernels.wasm',
+  'engine/kernel/worker.js',
+  'text/tokenizer-worker.js',
+  'text/whitespace.js',
+]
 
 /**
  * No runtime, no imports but the memory, no data segments: every worker instantiates the module over one shared memory, and a data

@@ -105,13 +105,17 @@ function spaceFamily(tokenizer: Json): 'space' | 'metaspace' | undefined {
 function spacesStartTokens(model: unknown): boolean {
   const { vocab, merges } = (model ?? {}) as Json
   if (typeof vocab !== 'object' || vocab === null || Array.isArray(vocab) || !Array.isArray(merges)) return false
-  return merges.every(merge => !/[^▁]▁/u.test(Array.isArray(merge) ? merge.join('') : String(merge).replace(' ', '')))
+  return merges.every(merge => {
+    const pair: unknown[] = typeof merge === 'string' ? merge.split(' ') : listOf(merge)
+    return pair.length === 2 && pair.every(part => typeof part === 'string') && !/[^▁]▁/u.test(pair.join(''))
+  })
 }
 
 function addedTokens(tokenizer: Json, sees: (token: Json) => boolean): string[] {
   const contents: string[] = []
-  for (const token of listOf(tokenizer.added_tokens) as Json[]) {
-    if (typeof token.content === 'string' && (sees(token) || token.content.includes('\n'))) contents.push(token.content)
+  for (const token of listOf(tokenizer.added_tokens) as (Json | null)[]) {
+    if (typeof token?.content !== 'string') continue
+    if (sees(token) || token.content.includes('\n')) contents.push(token.content)
   }
   return contents
 }

@@ -1,32 +1,68 @@
 import { join } from 'node:path'
-import { Tokenizer as Library } from '@huggingface/tokenizers'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
+import { parseJsonObject } from '../io/parse-json.ts'
 import { printable } from '../io/printable.ts'
+import { type Confined, confine, ExcessError } from './confined.ts'
 import { type Cutting, cuttingOf, pieces } from './cut.ts'
-import { useUnicodeWhitespace } from './whitespace.ts'
 
 /** Text to token ids, as Python's `Tokenizer.from_file(tokenizer.json).encode(text, add_special_tokens=False).ids`. */
 export interface Tokenizer {
   /** Largest id + 1. The model's embedding may have more rows (padding) or fewer (then the caller must refuse the ids). */
   readonly vocabularySize: number
-  /** Ids of `text`, without special tokens added; special tokens that stand in the text are recognised. */
-  encode(text: string): Int32Array
+  /**
+   * Ids of `text`, without special tokens added; special tokens that stand in the text are recognised. One text at a time.
+   * @throws QuantizeError bad-input: over the time limit, or a text without ids; exhausted: over the memory limit
+   */
+  encode(text: string): Promise<Int32Array>
   /** The same ids, for megabytes of text: encoded piece by piece where cutting provably changes no id (cut.ts). */
-  encodeLong(text: string): Int32Array
+  encodeLong(text: string): Promise<Int32Array>
+  /** Lets go of the thread and the vocabulary. */
+  close(): Promise<void>
 }
 
-/** The fields of tokenizer.json that are read here; everything in it is the library's to check. */
-type TokenizerJson = Readonly<Record<string, unknown>>
+/** A tokenizer.json decides how long it runs (its patterns may backtrack without end) and what it takes; beyond this it is ended. */
+export interface TokenizerLimits {
+  /** For loading, and again for each text (or piece of one) that is encoded; ms. */
+  readonly baseMs: number
+  /** More for each character of tokenizer.json while it is loaded; twenty times what the largest published one takes. */
+  readonly loadMsPerChar: number
+  /** More for each character of a text; twelve times what the slowest tokenizer known here takes. */
+  readonly encodeMsPerChar: number
+  readonly heapBytes: number
+}
+
+export const tokenizerLimits: TokenizerLimits = {
+  baseMs: 10_000,
+  loadMsPerChar: 0.002,
+  encodeMsPerChar: 0.05,
+  heapBytes: 4 * 2 ** 30,
+}
 
 const maxJsonBytes = 200_000_000 // the largest published tokenizer.json is about 35 MB
-const optionalFields = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] }
+const workerScript = new URL('./tokenizer-worker.js', import.meta.url)
+
+/** The token ids of each document, by the tokenizer.json of a model's folder. @throws QuantizeError as loadTokenizer and encode */
+export async function encodeDocuments(
+  folder: string,
+  documents: readonly string[],
+  files: Files,
+): Promise<Int32Array[]> {
+  const tokenizer = await loadTokenizer(folder, files)
+  try {
+    const ids: Int32Array[] = []
+    for (const document of documents) ids.push(await tokenizer.encodeLong(document))
+    return ids
+  } finally {
+    await tokenizer.close()
+  }
+}
 
 /**
- * Reads tokenizer.json (and tokenizer_config.json where there is one) of a model's folder.
+ * Reads tokenizer.json (and tokenizer_config.json where there is one) of a model's folder, into a worker thread; the caller closes it.
  * @throws QuantizeError bad-input when there is no tokenizer.json, or it cannot be used
  */
-export function loadTokenizer(folder: string, files: Files): Tokenizer {
+export async function loadTokenizer(folder: string, files: Files, limits = tokenizerLimits): Promise<Tokenizer> {
   const path = join(folder, 'tokenizer.json')
   if (files.stat(path)?.kind !== 'file') {
     throw new QuantizeError(
@@ -34,66 +70,95 @@ export function loadTokenizer(folder: string, files: Files): Tokenizer {
       `${printable(folder)} has no tokenizer.json beside the weights; methods that need no data: rtn`,
     )
   }
-  const json = { ...optionalFields, ...readObject(path, files) }
-  const library = build(path, json, readConfig(folder, files))
-  useUnicodeWhitespace(library.pre_tokenizer)
-  const cutting = cuttingOf(json)
-  return {
-    vocabularySize: vocabularySize(library),
-    encode: text => encodePiece(library, path, text),
-    encodeLong: text => encodePieces(library, path, text, cutting),
-  }
+  const json = files.readText(path, maxJsonBytes)
+  const cutting = cuttingOf(parseJsonObject(json, path))
+  const config = readConfig(folder, files)
+  return openTokenizer(path, json, config, cutting, limits)
 }
 
-function build(path: string, json: TokenizerJson, config: TokenizerJson): Library {
-  try {
-    return new Library(json, config)
-  } catch (error) {
-    throw new QuantizeError(
-      'bad-input',
-      `${printable(path)} is not a tokenizer that can be read: ${printable(reason(error))}`,
-      {
-        cause: error,
-      },
-    )
-  }
-}
-
-/** tokenizer_config.json without the two fields that the library obeys and tokenizer.json's own runtime does not know. */
-function readConfig(folder: string, files: Files): TokenizerJson {
+function readConfig(folder: string, files: Files): string | undefined {
   const path = join(folder, 'tokenizer_config.json')
-  if (files.stat(path)?.kind !== 'file') return {}
-  return { ...readObject(path, files), remove_space: false, do_lowercase_and_remove_accent: false }
+  if (files.stat(path)?.kind !== 'file') return undefined
+  const text = files.readText(path, maxJsonBytes)
+  parseJsonObject(text, path)
+  return text
 }
 
-function readObject(path: string, files: Files): TokenizerJson {
-  const text = files.readText(path, maxJsonBytes)
-  let value: unknown
+/** What the worker answers. */
+interface Answer {
+  readonly problem?: string
+  readonly vocabularySize?: number
+  readonly ids?: Int32Array
+}
+
+async function openTokenizer(
+  path: string,
+  json: string,
+  config: string | undefined,
+  cutting: Cutting | undefined,
+  limits: TokenizerLimits,
+): Promise<Tokenizer> {
+  const worker = confine(workerScript, limits.heapBytes)
   try {
-    value = JSON.parse(text)
+    const loadMs = limits.baseMs + limits.loadMsPerChar * json.length
+    const { problem, vocabularySize } = await ask(worker, path, { json, config }, loadMs, 'loading it')
+    if (vocabularySize === undefined)
+      throw new QuantizeError(
+        'bad-input',
+        `${printable(path)} is not a tokenizer that can be read: ${printable(problem ?? 'no answer')}`,
+      )
+    const encode = async (text: string): Promise<Int32Array> => {
+      const encodeMs = limits.baseMs + limits.encodeMsPerChar * text.length
+      const what = `encoding ${text.length} characters`
+      const answer = await ask(worker, path, { text }, encodeMs, what)
+      if (answer.ids !== undefined) return answer.ids
+      throw new QuantizeError(
+        'bad-input',
+        `${printable(path)}: ${what} failed: ${printable(answer.problem ?? 'no answer')}`,
+      )
+    }
+    return {
+      vocabularySize,
+      encode,
+      encodeLong: text => encodePieces(encode, text, cutting),
+      close: () => worker.close(),
+    }
   } catch (error) {
-    throw new QuantizeError('bad-input', `${printable(path)} is not JSON: ${printable(reason(error))}`, {
+    await worker.close()
+    throw error
+  }
+}
+
+async function ask(worker: Confined, path: string, request: unknown, limitMs: number, what: string): Promise<Answer> {
+  try {
+    return (await worker.ask(request, limitMs)) as Answer
+  } catch (error) {
+    if (error instanceof ExcessError) throw excess(error, path, limitMs, what)
+    throw error
+  }
+}
+
+function excess(error: ExcessError, path: string, limitMs: number, what: string): QuantizeError {
+  if (error.excess === 'memory')
+    return new QuantizeError('exhausted', `${printable(path)}: ${what} took all memory that a tokenizer may take`, {
       cause: error,
     })
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new QuantizeError('bad-input', `${printable(path)} must hold a JSON object`)
-  }
-  return value as TokenizerJson
+  return new QuantizeError(
+    'bad-input',
+    `${printable(path)}: ${what} took more than ${Math.ceil(limitMs / 1000)} s and was stopped; one of its patterns may backtrack without end`,
+    { cause: error },
+  )
 }
 
-function vocabularySize(library: Library): number {
-  let size = 0
-  for (const id of library.get_vocab().values()) size = Math.max(size, id + 1)
-  for (const id of library.get_added_tokens_decoder().keys()) size = Math.max(size, id + 1)
-  return size
-}
-
-function encodePieces(library: Library, path: string, text: string, cutting: Cutting | undefined): Int32Array {
+async function encodePieces(
+  encode: (piece: string) => Promise<Int32Array>,
+  text: string,
+  cutting: Cutting | undefined,
+): Promise<Int32Array> {
   const parts: Int32Array[] = []
   let length = 0
   for (const piece of pieces(text, cutting)) {
-    const ids = encodePiece(library, path, piece)
+    const ids = await encode(piece)
     parts.push(ids)
     length += ids.length
   }
@@ -108,23 +173,4 @@ function concatenate(parts: readonly Int32Array[], length: number): Int32Array {
     position += part.length
   }
   return all
-}
-
-function encodePiece(library: Library, path: string, text: string): Int32Array {
-  const { ids, tokens } = library.encode(text, { add_special_tokens: false })
-  const all = new Int32Array(ids.length)
-  for (let i = 0; i < ids.length; i++) {
-    const id: number | undefined = ids[i] // undefined where neither the piece of text nor an unknown token has an id
-    if (id === undefined || !Number.isInteger(id) || id < 0) {
-      throw new QuantizeError('bad-input', `${printable(path)} gives no token id for ${JSON.stringify(tokens[i])}`)
-    }
-    all[i] = id
-  }
-  return all
-}
-
-/** The first line of an error's message, bounded: a parser may quote the whole file. */
-function reason(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error)
-  return message.split('\n')[0].slice(0, 200)
 }

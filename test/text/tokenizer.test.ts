@@ -2,10 +2,10 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { afterAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { nodeFiles } from '../../src/io/files.ts'
 import { cuttingOf, pieces } from '../../src/text/cut.ts'
-import { loadTokenizer } from '../../src/text/tokenizer.ts'
+import { loadTokenizer, type Tokenizer, type TokenizerLimits, tokenizerLimits } from '../../src/text/tokenizer.ts'
 
 const fixtures = new URL('../../fixtures/tokenizer/', import.meta.url).pathname
 const golden: { texts: string[]; ids: Record<string, number[][]> } = JSON.parse(
@@ -47,10 +47,14 @@ const longText = (seed: number, count: number, allowed = words) =>
 const same = (a: Int32Array, b: Int32Array) => Buffer.compare(Buffer.from(a.buffer), Buffer.from(b.buffer)) === 0
 
 describe.each(families)('tokenizer %s', family => {
-  const tokenizer = loadTokenizer(join(fixtures, family), nodeFiles)
+  let tokenizer: Tokenizer
+  beforeAll(async () => {
+    tokenizer = await loadTokenizer(join(fixtures, family), nodeFiles)
+  })
+  afterAll(() => tokenizer.close())
 
-  it.each(golden.texts.map((text, i) => [JSON.stringify(text), i]))('%s as in Python', (_, i) => {
-    expect([...tokenizer.encode(golden.texts[i as number])]).toEqual(golden.ids[family][i as number])
+  it.each(golden.texts.map((text, i) => [JSON.stringify(text), i]))('%s as in Python', async (_, i) => {
+    expect([...(await tokenizer.encode(golden.texts[i as number]))]).toEqual(golden.ids[family][i as number])
   })
 
   it('has a vocabulary size above every id', () => {
@@ -59,17 +63,17 @@ describe.each(families)('tokenizer %s', family => {
     expect(tokenizer.vocabularySize).toBe(Math.max(...Object.values(vocabulary), ...added.map(token => token.id)) + 1)
   })
 
-  it('encodes a long text piece by piece to the ids of the whole', () => {
+  it('encodes a long text piece by piece to the ids of the whole', async () => {
     for (const seed of [1, 2]) {
       const text = longText(seed, 60_000)
       expect([...pieces(text, cuttingOf(jsonOf(family)))].length).toBeGreaterThan(1)
-      expect(same(tokenizer.encodeLong(text), tokenizer.encode(text))).toBe(true)
+      expect(same(await tokenizer.encodeLong(text), await tokenizer.encode(text))).toBe(true)
     }
   })
 
-  it('does not let a cut change a text with special tokens', () => {
+  it('does not let a cut change a text with special tokens', async () => {
     const text = longText(3, 25_000, [...words, '<|end|>', '<|end|> '])
-    expect(same(tokenizer.encodeLong(text), tokenizer.encode(text))).toBe(true)
+    expect(same(await tokenizer.encodeLong(text), await tokenizer.encode(text))).toBe(true)
   })
 })
 
@@ -105,23 +109,28 @@ describe('cutting', () => {
   })
 })
 
-describe('a folder without a usable tokenizer', () => {
-  const load = (name: string, text?: string, config?: string) => {
-    const folder = mkdtempSync(join(scratch, name))
-    if (text !== undefined) writeFileSync(join(folder, 'tokenizer.json'), text)
-    if (config !== undefined) writeFileSync(join(folder, 'tokenizer_config.json'), config)
-    return () => loadTokenizer(folder, nodeFiles)
-  }
-  const badInput = (pattern: RegExp) =>
-    expect.objectContaining({ code: 'bad-input', message: expect.stringMatching(pattern) })
+const badInput = (pattern: RegExp) =>
+  expect.objectContaining({ code: 'bad-input', message: expect.stringMatching(pattern) })
 
-  it('names the methods that need no data when there is none', () => {
-    expect(load('none')).toThrow(badInput(/has no tokenizer\.json beside the weights; methods that need no data: rtn$/))
+/** A folder with this tokenizer.json, loaded. */
+const load = (text?: string, config?: string, limits?: TokenizerLimits): Promise<Tokenizer> => {
+  const folder = mkdtempSync(join(scratch, 'folder'))
+  if (text !== undefined) writeFileSync(join(folder, 'tokenizer.json'), text)
+  if (config !== undefined) writeFileSync(join(folder, 'tokenizer_config.json'), config)
+  return loadTokenizer(folder, nodeFiles, limits)
+}
+
+describe('a folder without a usable tokenizer', () => {
+  it('names the methods that need no data when there is none', async () => {
+    await expect(load()).rejects.toThrow(
+      badInput(/has no tokenizer\.json beside the weights; methods that need no data: rtn$/),
+    )
   })
 
   it.each([
     ['text', 'hello', /tokenizer\.json is not JSON: [^\n]*$/],
     ['a list', '[]', /must hold a JSON object$/],
+    ['deep JSON', `{"a":${'['.repeat(100)}${']'.repeat(100)}}`, /nested deeper than 64$/],
     ['no model', '{}', /is not a tokenizer that can be read: [^\n]*$/],
     ['an unknown model', '{"model": {"type": "Other"}}', /is not a tokenizer that can be read: [^\n]*$/],
     ['no merges', '{"model": {"type": "BPE", "vocab": {}}}', /is not a tokenizer that can be read: [^\n]*$/],
@@ -130,21 +139,65 @@ describe('a folder without a usable tokenizer', () => {
       '{"model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": {"type": "Odd"}}',
       /can be read: [^\n]*Odd/,
     ],
-  ])('says in one line what is wrong with %s', (_, text, pattern) => {
-    expect(load('bad', text)).toThrow(badInput(pattern))
+    [
+      'an id beyond int32',
+      '{"model": {"type": "BPE", "vocab": {"a": 2147483648}, "merges": []}}',
+      /id of "a" is 2147483648/,
+    ],
+    ['an id of text', '{"model": {"type": "BPE", "vocab": {"a": "0"}, "merges": []}}', /id of "a" is "0"/],
+  ])('says in one line what is wrong with %s', async (_, text, pattern) => {
+    await expect(load(text)).rejects.toThrow(badInput(pattern))
   })
 
-  it('reads tokenizer_config.json too, but not its settings of another runtime', () => {
+  it('reads tokenizer_config.json too, but not its settings of another runtime', async () => {
     const text = readFileSync(join(fixtures, 'gpt2', 'tokenizer.json'), 'utf8')
-    expect(load('config', text, 'nonsense')).toThrow(badInput(/tokenizer_config\.json is not JSON/))
-    const tokenizer = load('config', text, '{"remove_space": true, "do_lowercase_and_remove_accent": true}')()
-    expect([...tokenizer.encode(golden.texts[5])]).toEqual(golden.ids.gpt2[5])
+    await expect(load(text, 'nonsense')).rejects.toThrow(badInput(/tokenizer_config\.json is not JSON/))
+    const tokenizer = await load(text, '{"remove_space": true, "do_lowercase_and_remove_accent": true}')
+    expect([...(await tokenizer.encode(golden.texts[5]))]).toEqual(golden.ids.gpt2[5])
+    await tokenizer.close()
   })
 
-  it('refuses a text that has no ids', () => {
-    const json = {
-      model: { type: 'WordPiece', vocab: { a: 0, '[UNK]': 1 }, unk_token: '[NONE]', continuing_subword_prefix: '##' },
+  it('refuses a text that has no ids', async () => {
+    const model = {
+      type: 'WordPiece',
+      vocab: { a: 0, '[UNK]': 1 },
+      unk_token: '[NONE]',
+      continuing_subword_prefix: '##',
     }
-    expect(() => load('ids', JSON.stringify(json))().encode('zebra')).toThrow(badInput(/no token id for|can be read/))
+    const encode = async () => (await load(JSON.stringify({ model }))).encode('zebra')
+    await expect(encode()).rejects.toThrow(badInput(/no token id for|can be read/))
+  })
+})
+
+describe('a tokenizer that does not come to an end', () => {
+  const quick = { ...tokenizerLimits, baseMs: 1000 }
+  const model = { type: 'WordLevel', vocab: { a: 0 }, unk_token: 'a' }
+  const split = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false })
+  const text = 'a'.repeat(60)
+
+  it('is stopped by the time limit, after which it is gone', async () => {
+    const tokenizer = await load(JSON.stringify({ model, pre_tokenizer: split('(a|a)*b') }), undefined, quick)
+    await expect(tokenizer.encode(text)).rejects.toThrow(badInput(/encoding 60 characters took more than 2 s/))
+    await expect(tokenizer.encode('a')).rejects.toThrow(badInput(/took more than/))
+    await tokenizer.close()
+  })
+
+  it('is stopped by the memory limit', async () => {
+    const double = { type: 'Replace', pattern: { String: 'a' }, content: 'aaaaaaaa' }
+    const normalizer = { type: 'Sequence', normalizers: Array(6).fill(double) }
+    const limits = { ...tokenizerLimits, heapBytes: 64 * 2 ** 20 }
+    const json = JSON.stringify({ model, normalizer, pre_tokenizer: split('a') }) // 60 · 8^6 tokens
+    const tokenizer = await load(json, undefined, limits)
+    await expect(tokenizer.encode(text)).rejects.toThrow(
+      expect.objectContaining({ code: 'exhausted', message: expect.stringMatching(/took all memory/) }),
+    )
+    await tokenizer.close()
+  })
+
+  it('answers nothing after close', async () => {
+    const tokenizer = await load(JSON.stringify({ model }))
+    expect([...(await tokenizer.encode('a'))]).toEqual([0])
+    await tokenizer.close()
+    await expect(tokenizer.encode('a')).rejects.toThrow('the worker is closed')
   })
 })

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { withUnicodeWhitespace } from '../../src/text/whitespace.ts'
+import { withUnicodeWhitespace } from '../../src/text/whitespace.js'
 
 /** Unicode's White_Space property, by the standard's own list (PropList.txt). */
 const whiteSpace = new Set(

@@ -4,14 +4,15 @@ import { type Evaluation, evaluate, evaluationWindows } from '../../evaluate/eva
 import { type LoadedModel, loadModel } from '../../evaluate/load-model.ts'
 import { nodeFiles } from '../../io/files.ts'
 import { readCorpus } from '../../text/corpus.ts'
-import { loadTokenizer } from '../../text/tokenizer.ts'
+import { encodeDocuments } from '../../text/tokenizer.ts'
 import type { EvalOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
 
 /** Text of eval is one stream: the documents of a .jsonl follow each other. */
-const tokensOf = (folder: string, text: string): Int32Array => {
-  const tokenizer = loadTokenizer(folder, nodeFiles)
-  return tokenizer.encodeLong(readCorpus(text, nodeFiles).documents.join('\n\n'))
+const tokensOf = async (folder: string, text: string): Promise<Int32Array> => {
+  const stream = readCorpus(text, nodeFiles).documents.join('\n\n')
+  const [ids] = await encodeDocuments(folder, [stream], nodeFiles)
+  return ids
 }
 
 export const evalModel = async (options: EvalOptions, ui: Ui): Promise<void> => {
@@ -25,7 +26,8 @@ export const evalModel = async (options: EvalOptions, ui: Ui): Promise<void> => 
   try {
     const loaded = open(options.model)
     const reference = options.reference === undefined ? undefined : open(options.reference)
-    const windows = evaluationWindows(tokensOf(loaded.checkpoint.folder, options.text), options.seqLen, options.windows)
+    const ids = await tokensOf(loaded.checkpoint.folder, options.text)
+    const windows = evaluationWindows(ids, options.seqLen, options.windows)
     if (windows.length < options.windows)
       ui.warn(`the text holds ${windows.length} windows of ${options.seqLen} tokens, not ${options.windows}`)
     const blocks = opened.reduce((sum, { model }) => sum + model.blocks.length, 0)

@@ -1,0 +1,2 @@
+export function withUnicodeWhitespace(pattern: RegExp): RegExp
+export function useUnicodeWhitespace(node: unknown): void
