@@ -77,7 +77,7 @@ export const runPlan = async (
   const { files, clock, progress } = context
   const began = clock.now()
   const { calibration } = plan.recipe
-  const sample = calibration && sampleCalibration(checkpoint.folder, plan.model!, calibration, files)
+  const sample = calibration && (await sampleCalibration(checkpoint.folder, plan.model!, calibration, files))
   const inputs = inputsOf(plan, checkpoint, sample, resume ? earlierInputs(output, files) : undefined, files)
   if (resume && takePublished(output, inputs, files)) {
     progress({ kind: 'note', text: 'an earlier run had finished it' })

@@ -4,7 +4,7 @@ import type { Files } from '../io/files.ts'
 import type { CalibrationRecipe } from '../recipe.ts'
 import type { CalibrationReport } from '../report/schema.ts'
 import { readCorpus } from '../text/corpus.ts'
-import { loadTokenizer } from '../text/tokenizer.ts'
+import { encodeDocuments } from '../text/tokenizer.ts'
 import { sampleWindows } from './windows.ts'
 
 export interface CalibrationSample {
@@ -18,12 +18,12 @@ export interface CalibrationSample {
  * @param folder where tokenizer.json stands
  * @throws QuantizeError bad-input: no tokenizer, unreadable or too little text; bad-option: windows longer than the model's positions
  */
-export const sampleCalibration = (
+export const sampleCalibration = async (
   folder: string,
   model: Model,
   recipe: CalibrationRecipe,
   files: Files,
-): CalibrationSample => {
+): Promise<CalibrationSample> => {
   const { text, samples, seqLen, seed } = recipe
   if (seqLen > model.maxPositions)
     throw new QuantizeError(
@@ -31,11 +31,11 @@ export const sampleCalibration = (
       `--seq-len ${seqLen}: the model takes at most ${model.maxPositions} positions`,
     )
   const corpus = readCorpus(text, files)
-  const tokenizer = loadTokenizer(folder, files)
-  const { windows, report } = sampleWindows(
-    corpus.documents.map(document => tokenizer.encodeLong(document)),
-    { samples, seqLen, seed },
-  )
+  const { windows, report } = sampleWindows(await encodeDocuments(folder, corpus.documents, files), {
+    samples,
+    seqLen,
+    seed,
+  })
   const { documents, samplesUsed, tokensUsed, tokensDropped } = report
   return {
     windows,
