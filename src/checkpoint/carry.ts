@@ -1,4 +1,5 @@
 import type { Files } from '../io/files.ts'
+import { outsideOf } from '../io/member.ts'
 
 /** Hidden, or written anew from what was read: no news to anybody. */
 const silent = /^\.|^(config|quantize_config)\.json$|\.safetensors\.index\.json$/
@@ -14,7 +15,7 @@ const notCarried = [
 export interface FolderFiles {
   /** They go along unchanged: tokenizer, templates, generation config, licence, and whatever else stands there. */
   readonly carried: readonly string[]
-  /** They do not: weights that were not read, records of another quantization, folders (`name/`). Hidden ones are not listed. */
+  /** They do not: weights that were not read, records of another quantization, folders (`name/`), links out of the folder. Hidden ones are not listed. */
   readonly left: readonly string[]
 }
 
@@ -25,7 +26,9 @@ export const folderFiles = (folder: string, weights: readonly string[], files: F
   for (const name of files.list(folder)) {
     if (silent.test(name) || weights.includes(name)) continue
     const kind = files.stat(`${folder}/${name}`)?.kind
-    if (kind === 'file' && !notCarried.some(pattern => pattern.test(name))) carried.push(name)
+    const carry = kind === 'file' && !notCarried.some(pattern => pattern.test(name))
+    // what a link shows may be a file of this machine, which must not go out with the model
+    if (carry && outsideOf(files, folder, name) === undefined) carried.push(name)
     else left.push(kind === 'folder' ? `${name}/` : name)
   }
   return { carried, left }

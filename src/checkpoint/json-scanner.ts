@@ -1,4 +1,5 @@
 import { isUtf8 } from 'node:buffer'
+import { printable } from '../io/printable.ts'
 import { unescapeJson } from './json-string.ts'
 
 const maxDepth = 64 // nesting of values that are skipped; the official files hold none at all
@@ -93,11 +94,25 @@ export class JsonScanner {
   }
 
   /** Any value, checked and dropped. */
-  skip(depth = 0): void {
+  skip(): void {
+    this.#pass(0, false)
+  }
+
+  /** As skip, where no object may give a key twice: readers differ in which one they take. */
+  skipDistinct(): void {
+    this.#pass(0, true)
+  }
+
+  /** Nothing but white space may be left. */
+  end(): void {
+    if (this.at < this.#bytes.length) this.fail('more text after the end of the object')
+  }
+
+  #pass(depth: number, distinct: boolean): void {
     if (depth > maxDepth) this.fail(`values are nested deeper than ${maxDepth}`)
     const next = String.fromCharCode(this.#bytes[this.at] ?? 0)
-    if (next === '{') this.object(() => this.skip(depth + 1), Number.POSITIVE_INFINITY)
-    else if (next === '[') this.array(() => this.skip(depth + 1))
+    if (next === '{') this.#passObject(depth, distinct)
+    else if (next === '[') this.array(() => this.#pass(depth + 1, distinct))
     else if (next === '"') this.string(Number.POSITIVE_INFINITY)
     else if (next === 't') this.#word('true')
     else if (next === 'f') this.#word('false')
@@ -105,9 +120,13 @@ export class JsonScanner {
     else this.#passNumber()
   }
 
-  /** Nothing but white space may be left. */
-  end(): void {
-    if (this.at < this.#bytes.length) this.fail('more text after the end of the object')
+  #passObject(depth: number, distinct: boolean): void {
+    const seen = new Set<string>()
+    this.object((key, at) => {
+      if (distinct && seen.has(key)) this.fail(`"${printable(key)}" is given twice`, at)
+      if (distinct) seen.add(key)
+      this.#pass(depth + 1, distinct)
+    }, Number.POSITIVE_INFINITY)
   }
 
   #accept(character: string): boolean {

@@ -2,10 +2,11 @@ import { basename, dirname, extname, join } from 'node:path'
 import type { Checkpoint, TensorSource } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
+import { checkedMember } from '../io/member.ts'
 import { printable } from '../io/printable.ts'
 import { explainExtension } from './foreign-file.ts'
 import { readHeader, type SafetensorsHeader } from './safetensors-header.ts'
-import { checkedMember, readShardIndex, type WeightMap } from './shard-index.ts'
+import { readShardIndex, type WeightMap } from './shard-index.ts'
 import { type OpenFile, openFile, tensorSource } from './tensor-source.ts'
 
 /** Names that transformers writes and reads. */

@@ -11,9 +11,9 @@ import { JsonScanner } from './json-scanner.ts'
 
 export const maxHeaderBytes = 100_000_000 // the official parser's limit
 const lengthBytes = 8 // u64, little-endian, before the header
-const maxTensors = 1_000_000 // ten times the largest published model, all experts counted
+export const maxTensors = 1_000_000 // ten times the largest published model, all experts counted
 const maxRank = 64
-const maxNameBytes = 65_536
+export const maxNameBytes = 65_536
 const maxMetadataBytes = maxHeaderBytes
 
 export interface HeaderTensor extends TensorInfo {

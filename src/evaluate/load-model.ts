@@ -6,6 +6,7 @@ import type { ReadWeight } from '../engine/ort/activations.ts'
 import { QuantizeError } from '../errors.ts'
 import { detectFormat } from '../format/index.ts'
 import type { Files } from '../io/files.ts'
+import { shown } from '../model/config.ts'
 import { buildModel } from '../model/graph.ts'
 import { dequantize } from '../quantize/dequantize.ts'
 
@@ -49,6 +50,6 @@ export const unknownQuantization = (configFile: string, quantization: unknown): 
   const method = (quantization as { quant_method?: unknown } | null)?.quant_method
   return new QuantizeError(
     'unsupported',
-    `${configFile}: quantization ${JSON.stringify(method ?? 'without quant_method')} is not read here; known: gptq`,
+    `${configFile}: quantization ${method === undefined || method === null ? 'without quant_method' : shown(method)} is not read here; known: gptq`,
   )
 }

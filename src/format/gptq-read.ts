@@ -33,7 +33,7 @@ interface Geometry {
 }
 
 const damaged = (tensor: TensorInfo, problem: string): QuantizeError => {
-  const file = 'file' in tensor ? `${String(tensor.file)}: ` : ''
+  const file = 'file' in tensor ? `${printable(String(tensor.file))}: ` : ''
   return new QuantizeError('bad-input', `${file}${printable(tensor.name)} ${problem}; not a sound GPTQ checkpoint`)
 }
 

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
+import { checkedMember } from '../io/member.ts'
 import { parseJsonObject } from '../io/parse-json.ts'
 import { printable } from '../io/printable.ts'
 import { type Confined, confine, ExcessError } from './confined.ts'
@@ -39,6 +40,8 @@ export const tokenizerLimits: TokenizerLimits = {
   heapBytes: 4 * 2 ** 30,
 }
 
+const tokenizerName = 'tokenizer.json'
+const configName = 'tokenizer_config.json'
 const maxJsonBytes = 200_000_000 // the largest published tokenizer.json is about 35 MB
 const workerScript = new URL('./tokenizer-worker.js', import.meta.url)
 
@@ -63,23 +66,23 @@ export async function encodeDocuments(
  * @throws QuantizeError bad-input when there is no tokenizer.json, or it cannot be used
  */
 export async function loadTokenizer(folder: string, files: Files, limits = tokenizerLimits): Promise<Tokenizer> {
-  const path = join(folder, 'tokenizer.json')
-  if (files.stat(path)?.kind !== 'file') {
+  const path = join(folder, tokenizerName)
+  if (!files.stat(path)) {
     throw new QuantizeError(
       'bad-input',
       `${printable(folder)} has no tokenizer.json beside the weights; methods that need no data: rtn`,
     )
   }
-  const json = files.readText(path, maxJsonBytes)
+  const json = files.readText(checkedMember(files, folder, tokenizerName), maxJsonBytes)
   const cutting = cuttingOf(parseJsonObject(json, path))
   const config = readConfig(folder, files)
   return openTokenizer(path, json, config, cutting, limits)
 }
 
 function readConfig(folder: string, files: Files): string | undefined {
-  const path = join(folder, 'tokenizer_config.json')
-  if (files.stat(path)?.kind !== 'file') return undefined
-  const text = files.readText(path, maxJsonBytes)
+  const path = join(folder, configName)
+  if (!files.stat(path)) return undefined
+  const text = files.readText(checkedMember(files, folder, configName), maxJsonBytes)
   parseJsonObject(text, path)
   return text
 }

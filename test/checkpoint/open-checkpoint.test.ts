@@ -241,13 +241,18 @@ describe('refused by the index', () => {
   })
 
   it.each<[string, string, RegExp]>([
-    ['no JSON', '{', /is not JSON/],
+    ['no JSON', '{', /byte 1: expected a string/],
     ['no map', '{}', /no "weight_map" object/],
-    ['a list', '{"weight_map":["a"]}', /no "weight_map" object/],
-    ['null', 'null', /no "weight_map" object/],
+    ['a list', '{"weight_map":["a"]}', /byte 14: expected '\{'/],
+    ['null', 'null', /byte 0: expected '\{'/],
     ['an empty map', '{"weight_map":{}}', /is empty/],
-    ['a number', '{"weight_map":{"a":1}}', /plain name/],
-    ['deep JSON', '['.repeat(200_000), /is not JSON/],
+    ['a number', '{"weight_map":{"a":1}}', /byte 19: expected a string/],
+    ['a tensor twice', '{"weight_map":{"a":"a.safetensors","a":"b.safetensors"}}', /tensor "a" is mapped twice/],
+    ['two maps', '{"weight_map":{"a":"a.safetensors"},"weight_map":{}}', /weight_map is given twice/],
+    ['deep JSON', `{"a":${'['.repeat(200_000)}`, /nested deeper than 64/],
+    ['JSON deep in turns', `{"a":${'[{"a":'.repeat(100_000)}`, /nested deeper than 64/],
+    ['a lone surrogate', '{"weight_map":{"\\ud800":"a.safetensors"}}', /a lone surrogate/],
+    ['text after it', '{"weight_map":{"a":"a.safetensors"}} x', /more text after the end/],
     ['not UTF-8', '\xff', /UTF-8/],
   ])('%s', (_, text, says) => {
     fs.writeFileSync(join(folder, 'model.safetensors.index.json'), Buffer.from(text, 'latin1'))
