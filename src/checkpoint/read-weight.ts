@@ -3,7 +3,7 @@ import { isFloat, toFloat32 } from '../dtype/convert.ts'
 import { dtypeBits } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
-import { product, toRange } from '../io/size.ts'
+import { add, multiply, product, subtract, toRange } from '../io/size.ts'
 
 const pieceBytes = 2 ** 24 // read and widened at a time: the stored form of a large tensor is never whole in memory
 
@@ -31,7 +31,7 @@ const shapeOf = (tensor: TensorInfo, view: WeightView): number[] => {
     )
   if (tensor.shape.length === 0 && view.rows === undefined) return []
   const [start, end] = rowRange(tensor, view)
-  const shape = [end - start, ...tensor.shape.slice(1)]
+  const shape = [subtract(end, start, tensor.name), ...tensor.shape.slice(1)]
   return view.transpose ? shape.reverse() : shape
 }
 
@@ -44,11 +44,13 @@ const readFloats = (source: TensorSource, first: number, out: Float32Array): voi
   const size = dtypeBits[source.dtype] / 8
   const step = pieceBytes / size
   const buffer = new Uint8Array(Math.min(step, out.length) * size)
+  let start = multiply(first, size, source.name)
   for (let done = 0; done < out.length; done += step) {
     const part = out.subarray(done, done + step)
-    const start = (first + done) * size
-    const bytes = source.read(start, start + part.length * size, buffer.subarray(0, part.length * size))
-    toFloat32(bytes, source.dtype, part)
+    const stored = buffer.subarray(0, part.length * size)
+    const end = add(start, stored.byteLength, source.name)
+    toFloat32(source.read(start, end, stored), source.dtype, part)
+    start = end
   }
 }
 
@@ -82,6 +84,7 @@ export const readWeight = (
   const data = into ?? new Float32Array(length)
   if (data.length !== length) throw new RangeError(`${data.length} values given for [${shape}] of ${source.name}`)
   const stored = view.transpose ? new Float32Array(length) : data
-  readFloats(source, (view.rows?.[0] ?? 0) * product(source.shape.slice(1), what), stored)
+  const rowElements = product(source.shape.slice(1), what)
+  readFloats(source, multiply(view.rows?.[0] ?? 0, rowElements, what), stored)
   return { data: view.transpose ? transposed(stored, shape[1], shape[0], data) : data, shape }
 }

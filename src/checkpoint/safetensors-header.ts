@@ -114,7 +114,7 @@ const readJson = (json: Uint8Array, file: string): Parsed => {
   let tensor: string | undefined
   const scanner = new JsonScanner(json, (problem, byte) => {
     const where = tensor === undefined ? '' : `, tensor "${printable(tensor)}"`
-    return refuse(file, `header byte ${lengthBytes + byte}${where}: ${problem}`)
+    return refuse(file, `header byte ${add(lengthBytes, byte, file)}${where}: ${problem}`)
   })
   if (json[0] !== 0x7b) scanner.fail("the header does not begin with '{'", 0)
   scanner.object((name, at) => {
@@ -165,7 +165,10 @@ const checkLength = (expected: number, fileBytes: number, file: string): void =>
   if (fileBytes < expected)
     refuse(file, `is cut off: ${fileBytes} bytes long, its header describes ${expected}; copy or download it again`)
   if (fileBytes > expected)
-    refuse(file, `has ${fileBytes - expected} bytes after the last tensor, which ends at byte ${expected}`)
+    refuse(
+      file,
+      `has ${subtract(fileBytes, expected, file)} bytes after the last tensor, which ends at byte ${expected}`,
+    )
 }
 
 /**
@@ -182,8 +185,8 @@ export const parseHeader = (json: Uint8Array, fileBytes: number, file: string): 
     name,
     dtype,
     shape,
-    bytes: end - begin,
-    offset: dataStart + begin,
+    bytes: subtract(end, begin, name),
+    offset: add(dataStart, begin, name),
   }))
   return { tensors, metadata }
 }
@@ -197,7 +200,7 @@ const readLength = (files: Files, descriptor: number, fileBytes: number, file: s
   if (claimed > maxHeaderBytes)
     refuse(file, explainForeign(head) ?? `bytes 0-7 claim a header of ${claimed} bytes; the limit is ${maxHeaderBytes}`)
   const length = Number(claimed)
-  if (length > fileBytes - lengthBytes)
+  if (add(lengthBytes, length, file) > fileBytes)
     refuse(
       file,
       `is cut off: its header of ${length} bytes ends beyond the file's ${fileBytes} bytes; copy or download it again`,
@@ -211,6 +214,6 @@ export const readHeader = (files: Files, descriptor: number, file: string): Safe
   const json = new Uint8Array(readLength(files, descriptor, fileBytes, file))
   const count = files.readAt(descriptor, json, lengthBytes)
   if (count < json.byteLength)
-    refuse(file, `ended at byte ${lengthBytes + count}, inside its header, while it was read`)
+    refuse(file, `ended at byte ${add(lengthBytes, count, file)}, inside its header, while it was read`)
   return parseHeader(json, fileBytes, file)
 }

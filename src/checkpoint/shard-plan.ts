@@ -28,7 +28,7 @@ const officialOrder = (tensors: readonly TensorInfo[]): TensorInfo[] =>
 
 const jsonOf = (tensors: readonly HeaderTensor[], metadata: Readonly<Record<string, string>> | undefined): string => {
   const entries = tensors.map(({ name, dtype, shape, offset, bytes }) => {
-    const entry = { dtype, shape, data_offsets: [offset, offset + bytes] }
+    const entry = { dtype, shape, data_offsets: [offset, add(offset, bytes, name)] }
     return `${JSON.stringify(name)}:${JSON.stringify(entry)}`
   })
   if (metadata !== undefined) entries.unshift(`"__metadata__":${JSON.stringify(metadata)}`)
@@ -63,7 +63,7 @@ export const planFile = (
     return { name, dtype, shape, bytes, offset }
   })
   const header = frame(jsonOf(placed, metadata))
-  const moved = placed.map(tensor => ({ ...tensor, offset: tensor.offset + header.byteLength }))
+  const moved = placed.map(tensor => ({ ...tensor, offset: add(tensor.offset, header.byteLength, file) }))
   return { file, header, tensors: moved, bytes: add(header.byteLength, end, file) }
 }
 
@@ -87,12 +87,12 @@ const partition = (tensors: readonly TensorInfo[], shardBytes: number): TensorIn
   const shards: TensorInfo[][] = [[]]
   let filled = 0
   for (const tensor of tensors) {
-    if (filled > 0 && filled + tensor.bytes > shardBytes) {
+    if (filled > 0 && add(filled, tensor.bytes, tensor.name) > shardBytes) {
       shards.push([])
       filled = 0
     }
     shards[shards.length - 1].push(tensor)
-    filled += tensor.bytes
+    filled = add(filled, tensor.bytes, tensor.name)
   }
   return shards
 }

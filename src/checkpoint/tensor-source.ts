@@ -2,6 +2,7 @@ import type { TensorSource } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { printable } from '../io/printable.ts'
+import { add } from '../io/size.ts'
 import type { HeaderTensor } from './safetensors-header.ts'
 
 const maxPieceBytes = 2 ** 30 // one system call reads less than 2 GiB
@@ -33,16 +34,17 @@ export const openFile = (files: Files, path: string): OpenFile => {
 
 const readExactly = (files: Files, file: OpenFile, tensor: HeaderTensor, start: number, into: Uint8Array): void => {
   const descriptor = file.descriptor()
-  for (let done = 0; done < into.byteLength; ) {
-    const piece = into.subarray(done, Math.min(into.byteLength, done + maxPieceBytes))
-    const position = tensor.offset + start + done
+  let position = add(tensor.offset, start, file.path)
+  for (let rest = into; rest.byteLength > 0; ) {
+    const piece = rest.subarray(0, maxPieceBytes)
     const count = files.readAt(descriptor, piece, position)
     if (count < piece.byteLength)
       throw new QuantizeError(
         'bad-input',
-        `${printable(file.path)}: ended at byte ${position + count}, inside tensor "${printable(tensor.name)}", while it was read`,
+        `${printable(file.path)}: ended at byte ${add(position, count, file.path)}, inside tensor "${printable(tensor.name)}", while it was read`,
       )
-    done += count
+    position = add(position, count, file.path)
+    rest = rest.subarray(count)
   }
 }
 
