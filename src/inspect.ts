@@ -43,7 +43,7 @@ export const inspectCheckpoint = (checkpoint: Checkpoint, files: Files): Inspect
     dtypes[dtype].tensors++
     dtypes[dtype].bytes += bytes
   }
-  const detected = detectFormat(checkpoint.tensors, config)
+  const detected = detectFormat(checkpoint.tensors, config, checkpoint.folder)
   return {
     path: checkpoint.path,
     files: checkpoint.files,

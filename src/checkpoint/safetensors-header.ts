@@ -203,7 +203,8 @@ const readLength = (files: Files, descriptor: number, fileBytes: number, file: s
   if (add(lengthBytes, length, file) > fileBytes)
     refuse(
       file,
-      `is cut off: its header of ${length} bytes ends beyond the file's ${fileBytes} bytes; copy or download it again`,
+      explainForeign(head) ??
+        `is cut off: its header of ${length} bytes ends beyond the file's ${fileBytes} bytes; copy or download it again`,
     )
   return length
 }

@@ -30,7 +30,7 @@ export const loadModel = (path: string, files: Files): LoadedModel => {
     const configFile = `${checkpoint.folder}/config.json`
     const config = readJsonObject(configFile, files)
     if (!config) throw new QuantizeError('bad-input', `${checkpoint.folder}: no config.json stands beside the weights`)
-    const detected = detectFormat(checkpoint.tensors, config)
+    const detected = detectFormat(checkpoint.tensors, config, checkpoint.folder)
     if (!detected && config.quantization_config) throw unknownQuantization(configFile, config.quantization_config)
     const model = buildModel(config, checkpoint.tensors, configFile, detected?.linears)
     const read: ReadWeight = view => {

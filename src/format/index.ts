@@ -1,5 +1,6 @@
 import type { Format, LinearScheme, TensorInfo } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+import { printable } from '../io/printable.ts'
 import { gptq, gptqV2 } from './gptq.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
@@ -28,12 +29,26 @@ export interface DetectedFormat {
 /**
  * The format of a checkpoint's quantized linears, or undefined when it declares none that we know.
  * @param config its config.json, or its quantize_config.json where there is no other
+ * @param where the checkpoint, for messages that name a field or a tensor but no file
  * @throws QuantizeError as Format.detect
  */
-export const detectFormat = (tensors: ReadonlyMap<string, TensorInfo>, config: unknown): DetectedFormat | undefined => {
+export const detectFormat = (
+  tensors: ReadonlyMap<string, TensorInfo>,
+  config: unknown,
+  where: string,
+): DetectedFormat | undefined => {
   for (const format of Object.values(formats)) {
-    const linears = format.detect(tensors, config)
+    const linears = located(where, () => format.detect(tensors, config))
     if (linears) return { format, linears }
   }
   return undefined
+}
+
+const located = <T>(where: string, run: () => T): T => {
+  try {
+    return run()
+  } catch (error) {
+    if (!(error instanceof QuantizeError) || error.message.startsWith(where)) throw error
+    throw new QuantizeError(error.code, `${printable(where)}: ${error.message}`, { cause: error })
+  }
 }

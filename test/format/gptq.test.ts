@@ -172,6 +172,6 @@ it('formatNamed and detectFormat know what there is', () => {
     )
   const stored = infoMap(formats['gptq:v2'].pack('m', withZeros(4, 8)))
   const config = { quantization_config: { quant_method: 'gptq', bits: 4, group_size: -1, format: 'gptq_v2' } }
-  expect(detectFormat(stored, config)?.format.name).toBe('gptq:v2')
-  expect(detectFormat(stored, {})).toBeUndefined()
+  expect(detectFormat(stored, config, 'model')?.format.name).toBe('gptq:v2')
+  expect(detectFormat(stored, {}, 'model')).toBeUndefined()
 })
