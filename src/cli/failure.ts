@@ -2,6 +2,7 @@ import { exitCodes, QuantizeError } from '../errors.ts'
 import { version } from '../version.ts'
 import { bugExitCode, signalExitCodes } from './exits.ts'
 import { Interrupted } from './interrupt.ts'
+import { oneLine } from './text.ts'
 
 /** A failure as the user sees it. */
 export interface Failure {
@@ -13,9 +14,11 @@ export interface Failure {
   readonly details?: string
 }
 
+/** The message, which may quote names of a file, in one line; then the frames. */
 const stackOf = (error: Error): string => {
   const cause = error.cause instanceof Error ? `\ncaused by ${stackOf(error.cause)}` : ''
-  return `${error.stack ?? error.message}${cause}`
+  const stack = error.stack ?? error.message
+  return `${error.message === '' ? stack : stack.replace(error.message, () => oneLine(error.message))}${cause}`
 }
 
 /** The words of V8, of a worker thread and of ONNX Runtime when memory cannot be had. */

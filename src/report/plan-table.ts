@@ -1,4 +1,6 @@
 /** A plan as people and scripts read it (`--dry-run`). */
+
+import { printable } from '../io/printable.ts'
 import { gigabytes, type MemoryPlan } from '../memory.ts'
 import type { Plan, PlannedLinear } from '../plan.ts'
 
@@ -32,10 +34,10 @@ export const planDocument = (plan: Plan, memory: MemoryPlan, output: string) => 
 
 export const planTable = (plan: Plan, memory: MemoryPlan, output: string): string => {
   const { linears, passed, warnings, totals, recipe } = plan
-  const widest = Math.max(...linears.map(({ name }) => name.length))
+  const widest = linears.reduce((width, { name }) => Math.max(width, printable(name).length), 0)
   const rows = linears.map(linear => {
     const { name, out, in: inputs, bits, group } = linear.scheme
-    return `${name.padEnd(widest)}  ${`${out} x ${inputs}`.padStart(13)}  ${bits} bits  group ${String(group).padStart(7)}  ${bitsPerWeight(linear).toFixed(3)} bits a weight`
+    return `${printable(name).padEnd(widest)}  ${`${out} x ${inputs}`.padStart(13)}  ${bits} bits  group ${String(group).padStart(7)}  ${bitsPerWeight(linear).toFixed(3)} bits a weight`
   })
   return [
     ...rows,
@@ -45,6 +47,6 @@ export const planTable = (plan: Plan, memory: MemoryPlan, output: string): strin
     `tensor data ${totals.bytesBefore} -> ${totals.bytesAfter} bytes`,
     `memory: about ${gigabytes(memory.peak)} of the ${gigabytes(memory.budget)} that may be used, ${gigabytes(memory.least)} at least${memory.spillBytes > 0 ? `; activations of ${gigabytes(memory.spillBytes)} lie in a temporary file` : ''}`,
     `method ${recipe.method}, format ${recipe.format}, into ${output}; nothing was written`,
-    ...warnings.map(text => `warning: ${text}`),
+    ...warnings.map(text => `warning: ${printable(text)}`),
   ].join('\n')
 }

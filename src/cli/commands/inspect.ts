@@ -17,10 +17,10 @@ export const inspect = async ({ model, json }: InspectOptions, ui: Ui): Promise<
 }
 
 const inspectionText = ({ path, files, modelType, tensors, bytes, dtypes, quantization }: Inspection): string => {
-  const widest = Math.max(...tensors.map(({ name }) => printable(name).length), 0)
+  const widest = tensors.reduce((width, { name }) => Math.max(width, printable(name).length), 0)
   return [
     `${path}: ${files.length} file${files.length === 1 ? '' : 's'}, ${tensors.length} tensors, ${bytes} bytes of data`,
-    `architecture: ${modelType ?? 'unknown (no config.json)'}`,
+    `architecture: ${modelType === null ? 'unknown (no config.json)' : printable(modelType)}`,
     ...Object.entries(dtypes).map(
       ([dtype, { tensors: count, bytes: size }]) => `${dtype}: ${count} tensors, ${size} bytes`,
     ),

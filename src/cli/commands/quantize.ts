@@ -50,7 +50,7 @@ const checkOutput = (output: string, checkpoint: Checkpoint, overwrite: boolean,
 const architectureOf = (checkpoint: Checkpoint, config: Config, recipe: Recipe): Model | string => {
   const configFile = join(checkpoint.folder, 'config.json')
   if (!config) return `no config.json stands beside ${checkpoint.path}`
-  const detected = detectFormat(checkpoint.tensors, config)
+  const detected = detectFormat(checkpoint.tensors, config, checkpoint.folder)
   if (detected)
     throw new QuantizeError(
       'unsupported',
