@@ -58,7 +58,7 @@ const figuresOf = async (
   config: Readonly<Record<string, unknown>>,
   { name, zeroedWeights }: LinearReport,
 ): Promise<WeightFigures> => {
-  const detected = detectFormat(output.tensors, config)
+  const detected = detectFormat(output.tensors, config, output.folder)
   if (!detected?.linears.has(name))
     refuse(output.path, `holds no quantized linear ${printable(name)}; the report lists it`)
   const stored = detected!.format.unpack(name, part => output.tensors.get(part), config)
