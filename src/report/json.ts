@@ -1,5 +1,7 @@
 import { z } from 'zod'
 import { QuantizeError } from '../errors.ts'
+import { parseJson } from '../io/parse-json.ts'
+import { printable } from '../io/printable.ts'
 import { type Report, reportSchema } from './schema.ts'
 
 /**
@@ -18,15 +20,10 @@ export const reportJson = (report: Report): string => {
  * @throws QuantizeError bad-input when the text is not a report of a version that we know
  */
 export const parseReport = (text: string, path: string): Report => {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (error) {
-    throw new QuantizeError('bad-input', `${path}: not valid JSON`, { cause: error })
-  }
-  const result = reportSchema.safeParse(value)
+  const result = reportSchema.safeParse(parseJson(text, path))
   if (result.success) return result.data
   const [issue] = result.error.issues
   const field = issue.path.length > 0 ? z.core.toDotPath(issue.path) : 'the document'
-  throw new QuantizeError('bad-input', `${path}: not a quantize report of schema 1: ${field}: ${issue.message}`)
+  const problem = printable(`${field}: ${issue.message}`) // both quote keys of the file
+  throw new QuantizeError('bad-input', `${printable(path)}: not a quantize report of schema 1: ${problem}`)
 }

@@ -43,7 +43,7 @@ export const tokenizerLimits: TokenizerLimits = {
 const tokenizerName = 'tokenizer.json'
 const configName = 'tokenizer_config.json'
 const maxJsonBytes = 200_000_000 // the largest published tokenizer.json is about 35 MB
-const workerScript = new URL('./tokenizer-worker.js', import.meta.url)
+export const workerScript = new URL('./tokenizer-worker.js', import.meta.url)
 
 /** The token ids of each document, by the tokenizer.json of a model's folder. @throws QuantizeError as loadTokenizer and encode */
 export async function encodeDocuments(
@@ -63,9 +63,15 @@ export async function encodeDocuments(
 
 /**
  * Reads tokenizer.json (and tokenizer_config.json where there is one) of a model's folder, into a worker thread; the caller closes it.
+ * @param open starts the worker
  * @throws QuantizeError bad-input when there is no tokenizer.json, or it cannot be used
  */
-export async function loadTokenizer(folder: string, files: Files, limits = tokenizerLimits): Promise<Tokenizer> {
+export async function loadTokenizer(
+  folder: string,
+  files: Files,
+  limits = tokenizerLimits,
+  open = () => confine(workerScript, limits.heapBytes),
+): Promise<Tokenizer> {
   const path = join(folder, tokenizerName)
   if (!files.stat(path)) {
     throw new QuantizeError(
@@ -76,7 +82,7 @@ export async function loadTokenizer(folder: string, files: Files, limits = token
   const json = files.readText(checkedMember(files, folder, tokenizerName), maxJsonBytes)
   const cutting = cuttingOf(parseJsonObject(json, path))
   const config = readConfig(folder, files)
-  return openTokenizer(path, json, config, cutting, limits)
+  return openTokenizer(open(), path, json, config, cutting, limits)
 }
 
 function readConfig(folder: string, files: Files): string | undefined {
@@ -95,13 +101,13 @@ interface Answer {
 }
 
 async function openTokenizer(
+  worker: Confined,
   path: string,
   json: string,
   config: string | undefined,
   cutting: Cutting | undefined,
   limits: TokenizerLimits,
 ): Promise<Tokenizer> {
-  const worker = confine(workerScript, limits.heapBytes)
   try {
     const loadMs = limits.baseMs + limits.loadMsPerChar * json.length
     const { problem, vocabularySize } = await ask(worker, path, { json, config }, loadMs, 'loading it')
