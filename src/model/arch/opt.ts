@@ -3,7 +3,7 @@
  * Field meanings and defaults: transformers 5.17, models/opt.
  */
 import type { ActivationKind, Block, Op } from '../../contracts.ts'
-import { type FieldRule, fieldsOf } from '../config.ts'
+import { type FieldRule, fieldsOf, shown } from '../config.ts'
 import type { Store } from '../store.ts'
 import { type Architecture, activation, blocks, divides, embeddingAndHead, limits } from './architecture.ts'
 
@@ -87,7 +87,7 @@ export const opt: Architecture = {
     layer_norm_elementwise_affine: only(true),
     word_embed_proj_dim: {
       only: value => value === config.value('hidden_size'),
-      want: `hidden_size ${config.value('hidden_size')}`,
+      want: `hidden_size ${shown(config.value('hidden_size'))}`,
     },
   }),
   build(config, store) {
