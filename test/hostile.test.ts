@@ -31,7 +31,7 @@ const put = (files: HostileCase['files']): void => {
 const argv = (command: Command, output: string): readonly string[] => {
   const scheme = ['--group', '32', '--quiet', '-o', output]
   const windows = ['--seq-len', '16', '--threads', '1']
-  if (command === 'inspect') return ['inspect', folder]
+  if (command === 'inspect' || command === 'verify') return [command, folder]
   if (command === 'eval') return ['eval', folder, '--text', textFile, '--windows', '2', ...windows]
   if (command === 'rtn') return [folder, '--method', 'rtn', ...scheme]
   return [folder, '--calib', textFile, '--samples', '4', ...windows, ...scheme]

@@ -10,6 +10,7 @@ import { QuantizeError } from '../../src/errors.ts'
 import { detectFormat } from '../../src/format/index.ts'
 import { inspectCheckpoint } from '../../src/inspect.ts'
 import { buildModel } from '../../src/model/graph.ts'
+import { dequantize } from '../../src/quantize/dequantize.ts'
 import { buildReport } from '../../src/report/build.ts'
 import { parseReport, reportJson } from '../../src/report/json.ts'
 import { type Confined, confine } from '../../src/text/confined.ts'
@@ -78,6 +79,12 @@ const indexParser: Parser = {
   quick: 3000,
 }
 
+const headerOf = (file: Uint8Array): string => {
+  const end = 8 + Number(Buffer.from(file).readBigUInt64LE())
+  return Buffer.from(file.subarray(8, end)).toString()
+}
+const dataOf = (file: Uint8Array): Uint8Array => file.subarray(8 + Buffer.byteLength(headerOf(file)))
+
 const tensorsOf = (weights: Uint8Array): ReadonlyMap<string, TensorInfo> =>
   openCheckpoint('m', memoryFiles({ 'm/model.safetensors': weights }).files).tensors
 const plainTensors = tensorsOf(model)
@@ -137,6 +144,30 @@ const configParser: Parser = {
   },
   quick: 4000,
 }
+
+const packedHeader: unknown = JSON.parse(headerOf(gptqModel()))
+const packedData = dataOf(gptqModel())
+
+const gptqParser: Parser = {
+  name: 'gptq',
+  file: jsonNear([packedHeader], ['I32', 'F32', 'BF16', 'U8', 'shape', 'dtype']).map(json =>
+    safetensors(json, packedData),
+  ),
+  parse(bytes) {
+    const { files, largestRead } = memoryFiles({ 'm/model.safetensors': bytes })
+    const { tensors } = openCheckpoint('m', files)
+    const read = JSON.parse(gptqConfig())
+    const detected = detectFormat(tensors, read, 'm')!
+    for (const name of detected.linears.keys()) {
+      const linear = detected.format.unpack(name, part => tensors.get(part), read)
+      expectThat(dequantize(linear).every(Number.isFinite), 'weights are finite')
+    }
+    return largestRead()
+  },
+  quick: 1000,
+}
+
+gptqParser.parse(gptqModel()) // makes the table of float16 values, once a process: no file's doing
 
 const families = ['gpt2', 'llama2', 'llama3', 'metaspace']
 
@@ -320,6 +351,7 @@ export const parsers: readonly Parser[] = [
   safetensorsParser,
   indexParser,
   configParser,
+  gptqParser,
   tokenizerParser,
   reportParser,
   scannerParser,
