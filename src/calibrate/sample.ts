@@ -31,7 +31,7 @@ export const sampleCalibration = async (
       `--seq-len ${seqLen}: the model takes at most ${model.maxPositions} positions`,
     )
   const corpus = readCorpus(text, files)
-  const { windows, report } = sampleWindows(await encodeDocuments(folder, corpus.documents, files), {
+  const { windows, report } = sampleWindows(await encodeDocuments(folder, corpus.documents, model.vocabulary, files), {
     samples,
     seqLen,
     seed,

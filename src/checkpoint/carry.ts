@@ -23,8 +23,9 @@ export interface FolderFiles {
 export const folderFiles = (folder: string, weights: readonly string[], files: Files): FolderFiles => {
   const carried: string[] = []
   const left: string[] = []
+  const read = new Set(weights)
   for (const name of files.list(folder)) {
-    if (silent.test(name) || weights.includes(name)) continue
+    if (silent.test(name) || read.has(name)) continue
     const kind = files.stat(`${folder}/${name}`)?.kind
     const carry = kind === 'file' && !notCarried.some(pattern => pattern.test(name))
     // what a link shows may be a file of this machine, which must not go out with the model

@@ -45,17 +45,31 @@ const configName = 'tokenizer_config.json'
 const maxJsonBytes = 200_000_000 // the largest published tokenizer.json is about 35 MB
 export const workerScript = new URL('./tokenizer-worker.js', import.meta.url)
 
-/** The token ids of each document, by the tokenizer.json of a model's folder. @throws QuantizeError as loadTokenizer and encode */
+/**
+ * The token ids of each document, by the tokenizer.json of a model's folder.
+ * @param vocabulary of the model: ids lie below it
+ * @throws QuantizeError as loadTokenizer and encode; bad-input for an id that the model does not have
+ */
 export async function encodeDocuments(
   folder: string,
   documents: readonly string[],
+  vocabulary: number,
   files: Files,
 ): Promise<Int32Array[]> {
   const tokenizer = await loadTokenizer(folder, files)
   try {
-    const ids: Int32Array[] = []
-    for (const document of documents) ids.push(await tokenizer.encodeLong(document))
-    return ids
+    const encoded: Int32Array[] = []
+    for (const document of documents) {
+      const ids = await tokenizer.encodeLong(document)
+      const outside = ids.find(id => id >= vocabulary)
+      if (outside !== undefined)
+        throw new QuantizeError(
+          'bad-input',
+          `${printable(join(folder, tokenizerName))} gives token ${outside}, but the model has ${vocabulary} tokens; does it belong to this model?`,
+        )
+      encoded.push(ids)
+    }
+    return encoded
   } finally {
     await tokenizer.close()
   }

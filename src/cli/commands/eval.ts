@@ -9,9 +9,9 @@ import type { EvalOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
 
 /** Text of eval is one stream: the documents of a .jsonl follow each other. */
-const tokensOf = async (folder: string, text: string): Promise<Int32Array> => {
+const tokensOf = async ({ checkpoint, model }: LoadedModel, text: string): Promise<Int32Array> => {
   const stream = readCorpus(text, nodeFiles).documents.join('\n\n')
-  const [ids] = await encodeDocuments(folder, [stream], nodeFiles)
+  const [ids] = await encodeDocuments(checkpoint.folder, [stream], model.vocabulary, nodeFiles)
   return ids
 }
 
@@ -26,7 +26,7 @@ export const evalModel = async (options: EvalOptions, ui: Ui): Promise<void> => 
   try {
     const loaded = open(options.model)
     const reference = options.reference === undefined ? undefined : open(options.reference)
-    const ids = await tokensOf(loaded.checkpoint.folder, options.text)
+    const ids = await tokensOf(loaded, options.text)
     const windows = evaluationWindows(ids, options.seqLen, options.windows)
     if (windows.length < options.windows)
       ui.warn(`the text holds ${windows.length} windows of ${options.seqLen} tokens, not ${options.windows}`)
