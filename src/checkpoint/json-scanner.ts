@@ -121,10 +121,10 @@ export class JsonScanner {
   }
 
   #passObject(depth: number, distinct: boolean): void {
-    const seen = new Set<string>()
+    const seen = distinct ? new Set<string>() : undefined
     this.object((key, at) => {
-      if (distinct && seen.has(key)) this.fail(`"${printable(key)}" is given twice`, at)
-      if (distinct) seen.add(key)
+      if (seen?.has(key)) this.fail(`"${printable(key)}" is given twice`, at)
+      seen?.add(key)
       this.#pass(depth + 1, distinct)
     }, Number.POSITIVE_INFINITY)
   }

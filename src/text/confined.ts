@@ -24,6 +24,12 @@ export interface Confined {
   close(): Promise<void>
 }
 
+/** A request that waits for its answer. */
+interface Pending {
+  readonly resolve: (answer: unknown) => void
+  readonly reject: (error: Error) => void
+}
+
 const longestTimer = 2 ** 31 - 1 // ms; a longer one would fire at once
 
 const isHeapFull = (error: unknown): boolean =>
@@ -38,7 +44,7 @@ export const confine = (script: URL, maxHeapBytes: number): Confined => {
     resourceLimits: { maxOldGenerationSizeMb: Math.ceil(maxHeapBytes / 2 ** 20) },
   })
   worker.unref()
-  let pending: PromiseWithResolvers | undefined
+  let pending: Pending | undefined
   let gone: Error | undefined
   const end = (error: Error): void => {
     gone ??= error
@@ -67,9 +73,4 @@ export const confine = (script: URL, maxHeapBytes: number): Confined => {
       await worker.terminate()
     },
   }
-}
-
-interface PromiseWithResolvers {
-  readonly resolve: (answer: unknown) => void
-  readonly reject: (error: Error) => void
 }

@@ -42,7 +42,8 @@ export const tokenizerLimits: TokenizerLimits = {
 
 const tokenizerName = 'tokenizer.json'
 const configName = 'tokenizer_config.json'
-const maxJsonBytes = 200_000_000 // the largest published tokenizer.json is about 35 MB
+/** The largest published tokenizer.json is about 35 MB. As many brackets become 1.2 GB of lists, below every heap limit of Node. */
+const maxJsonBytes = 2 ** 26
 export const workerScript = new URL('./tokenizer-worker.js', import.meta.url)
 
 /**
