@@ -49,6 +49,9 @@ const located = <T>(where: string, run: () => T): T => {
     return run()
   } catch (error) {
     if (!(error instanceof QuantizeError) || error.message.startsWith(where)) throw error
-    throw new QuantizeError(error.code, `${printable(where)}: ${error.message}`, { cause: error })
+    throw new QuantizeError(error.code, `${printable(where)}: ${error.message}`, {
+      cause: error,
+      lasting: error.lasting,
+    })
   }
 }
