@@ -122,6 +122,20 @@ describe('what git cannot hold', () => {
     expectRefusal(await runOn('rtn'), { code: 3, says: /is a link out of its folder, to .*secret/ })
   })
 
+  it('the Hub cache, all links into its blobs, is none of that', async () => {
+    const cache = join(folder, '..', 'cache')
+    fs.rmdirSync(folder)
+    folder = join(cache, 'snapshots', 'abc')
+    fs.mkdirSync(join(cache, 'blobs'), { recursive: true })
+    fs.mkdirSync(folder, { recursive: true })
+    for (const [name, content] of Object.entries({ ...soundModel, LICENSE: 'MIT' })) {
+      fs.writeFileSync(join(cache, 'blobs', `blob-${name}`), content)
+      fs.symlinkSync(`../../blobs/blob-${name}`, join(folder, name))
+    }
+    expect(await runOn('gptq')).toMatchObject({ code: 0 })
+    expect(fs.readdirSync(join(outputs, 'gptq'))).toEqual(expect.arrayContaining(['LICENSE', 'tokenizer.json']))
+  })
+
   it('another file behind a link out of the folder is not copied into the output', async () => {
     put(soundModel)
     fs.writeFileSync(join(folder, '..', 'secret'), 'a file of this machine')

@@ -97,6 +97,19 @@ describe('cutting', () => {
     expect(cuttingOf(json)).toBeUndefined()
   })
 
+  it.each<[string, unknown]>([
+    ['an object', { toString: 1 }],
+    ['null', null],
+    ['one part', ['a']],
+    ['a part that is a list', ['a', [['b']]]],
+    ['a number', 1],
+  ])('is refused where a merge is %s', (_, merge) => {
+    const json = jsonOf('llama2')
+    json.model.merges.push(merge)
+    json.added_tokens.push(null, { content: 1 })
+    expect(cuttingOf(json)).toBeUndefined()
+  })
+
   it.each<[string, (json: Record<string, unknown>) => void]>([
     ['an unknown pattern', json => Object.assign(json, { pre_tokenizer: { type: 'Split', pattern: { Regex: '.' } } })],
     ['a prefix space', json => Object.assign(json.pre_tokenizer as object, { add_prefix_space: true })],
