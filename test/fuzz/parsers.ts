@@ -5,7 +5,8 @@ import { config, gptqConfig, gptqModel, model, safetensors, tokenizer } from '..
 import { JsonScanner } from '../../src/checkpoint/json-scanner.ts'
 import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
 import { readJsonObject } from '../../src/checkpoint/read-json.ts'
-import type { TensorInfo } from '../../src/contracts.ts'
+import type { Checkpoint, TensorInfo } from '../../src/contracts.ts'
+import { dtypeBits } from '../../src/dtype/dtype.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { detectFormat } from '../../src/format/index.ts'
 import { inspectCheckpoint } from '../../src/inspect.ts'
@@ -38,14 +39,33 @@ const expectThat = (holds: boolean, what: string): void => {
 const fixture = (path: string): unknown =>
   JSON.parse(readFileSync(new URL(`../../fixtures/${path}`, import.meta.url), 'utf8'))
 
+const dataStart = (file: Uint8Array): number => 8 + Number(Buffer.from(file).readBigUInt64LE())
+const dataOf = (file: Uint8Array): Uint8Array => file.subarray(dataStart(file))
+const headerOf = (file: Uint8Array): string => Buffer.from(file.subarray(8, dataStart(file))).toString()
+
+/** Exact, as no number of the parser is. */
+const bitsOf = ({ shape, dtype }: TensorInfo): bigint =>
+  shape.reduce((product, size) => product * BigInt(size), BigInt(dtypeBits[dtype]))
+
+const checkTensors = (checkpoint: Checkpoint, contents: Readonly<Record<string, Uint8Array>>): void => {
+  const tensors = [...checkpoint.tensors.values()]
+  for (const tensor of tensors) expectThat(bitsOf(tensor) === 8n * BigInt(tensor.bytes), 'shape and bytes agree')
+  for (const name of checkpoint.files) {
+    const read = tensors.filter(({ file }) => file === `m/${name}`).map(tensor => tensor.read())
+    expectThat(Buffer.concat(read).equals(dataOf(contents[`m/${name}`])), 'tensors are the data, byte for byte')
+  }
+}
+
 const parseCheckpoint = (contents: Readonly<Record<string, Uint8Array>>, path: string): number => {
   const { files, largestRead, open } = memoryFiles(contents)
   try {
     const checkpoint = openCheckpoint(path, files)
-    for (const tensor of checkpoint.tensors.values())
-      expectThat(tensor.read().byteLength === tensor.bytes, 'a tensor has the bytes that it says')
-    inspectCheckpoint(checkpoint, files)
-    checkpoint.close()
+    try {
+      checkTensors(checkpoint, contents)
+      inspectCheckpoint(checkpoint, files)
+    } finally {
+      checkpoint.close()
+    }
   } finally {
     expectThat(open() === 0, 'every file is closed')
   }
@@ -78,12 +98,6 @@ const indexParser: Parser = {
   parse: bytes => parseCheckpoint({ ...shards, 'm/model.safetensors.index.json': bytes }, 'm'),
   quick: 3000,
 }
-
-const headerOf = (file: Uint8Array): string => {
-  const end = 8 + Number(Buffer.from(file).readBigUInt64LE())
-  return Buffer.from(file.subarray(8, end)).toString()
-}
-const dataOf = (file: Uint8Array): Uint8Array => file.subarray(8 + Buffer.byteLength(headerOf(file)))
 
 const tensorsOf = (weights: Uint8Array): ReadonlyMap<string, TensorInfo> =>
   openCheckpoint('m', memoryFiles({ 'm/model.safetensors': weights }).files).tensors
