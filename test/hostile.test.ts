@@ -81,7 +81,7 @@ describe.each(Object.entries(cases))('%s', (name, hostile) => {
   it(`is refused by ${hostile.commands.join(', ')}`, async () => {
     if (hostile.over) put(soundModel)
     fs.cpSync(join(fixtures, name), folder, { recursive: true })
-    for (const command of hostile.commands) expectRefusal(await runOn(command), hostile)
+    for (const ended of await Promise.all(hostile.commands.map(runOn))) expectRefusal(ended, hostile)
   })
 })
 
