@@ -30,7 +30,9 @@ export const checkedMember = (files: Files, folder: string, name: string): strin
   if (found === undefined) return refuse(path, 'no such file, though the model needs it; copy or download it again')
   if (found.kind !== 'file') return refuse(path, 'is not a regular file')
   const outside = outsideOf(files, folder, name)
-  if (outside !== undefined)
-    refuse(path, `is a link out of its folder, to ${printable(outside)}; copy the file there, or name it directly`)
+  if (outside !== undefined) {
+    const remedy = name.endsWith('.safetensors') ? 'copy the file there, or name it directly' : 'copy the file there'
+    refuse(path, `is a link out of its folder, to ${printable(outside)}; ${remedy}`)
+  }
   return path
 }
