@@ -33,7 +33,7 @@ const seed = Number(values.seed)
 const executions = numberOf(values.executions, Number.POSITIVE_INFINITY)
 const endlessMinutes = values.executions === undefined ? 1 : Number.POSITIVE_INFINITY
 const msEach = (numberOf(values.minutes, endlessMinutes) * 60_000) / chosen.length
-const crashFolder = mkdtempSync(join(tmpdir(), 'quantize-fuzz-'))
+let crashFolder: string | undefined
 
 interface Result {
   executions: number
@@ -44,6 +44,7 @@ interface Result {
 }
 
 const keepCrash = (parser: Parser, number: number, file: Uint8Array, crash: string): void => {
+  crashFolder ??= mkdtempSync(join(tmpdir(), 'quantize-fuzz-'))
   const path = join(crashFolder, `${parser.name}-${number}`)
   writeFileSync(path, file)
   process.stdout.write(`${parser.name}: ${crash}\n  file: ${path}\n`)
