@@ -131,13 +131,14 @@ const checkOurs = (partial: string, files: Files): void => {
     )
 }
 
+/** What an earlier run left. */
 interface Opened {
   readonly log: RecordLog
   readonly earlier: readonly Finished[]
 }
 
 /** The journal of an earlier run; undefined when it died before its first record. @throws QuantizeError bad-option when its inputs were others */
-const reopen = (partial: string, inputs: Inputs, files: Files): Opened | undefined => {
+export const reopen = (partial: string, inputs: Inputs, files: Files): Opened | undefined => {
   const path = join(partial, names.journal)
   if (!files.stat(path)) return undefined
   const { log, records } = openLog(path, files)

@@ -58,7 +58,9 @@ export const inputsOf = (
       JSON.stringify({ ...recipe, calibration: recipe.calibration && { ...recipe.calibration, text: undefined } }),
     ),
     text: sample?.report.sha256 ?? null,
-    model: Object.fromEntries(model.map(name => [name, inputFile(join(folder, name), known?.model[name], files)])),
+    model: Object.fromEntries(
+      model.map(name => [name, inputFile(join(folder, name), known && own(known.model, name), files)]),
+    ),
   }
 }
 
@@ -73,14 +75,19 @@ export const checkUnchanged = ({ model }: Inputs, { folder }: Checkpoint, files:
 
 const shown = (value: unknown): string => printable(value === undefined ? 'absent' : JSON.stringify(value))
 
+/** A record of a journal may have any key, `toString` too. */
+const own = <T>(record: Readonly<Record<string, T>>, key: string): T | undefined =>
+  Object.hasOwn(record, key) ? record[key] : undefined
+
 const changedKeys = (
   what: string,
   before: Readonly<Record<string, unknown>>,
   after: Readonly<Record<string, unknown>>,
 ): string[] =>
   [...new Set([...Object.keys(before), ...Object.keys(after)])]
-    .filter(key => JSON.stringify(before[key]) !== JSON.stringify(after[key]))
-    .map(key => `${what}${printable(key)}: ${shown(before[key])}, now ${shown(after[key])}`)
+    .map(key => ({ key, was: shown(own(before, key)), is: shown(own(after, key)) }))
+    .filter(({ was, is }) => was !== is)
+    .map(({ key, was, is }) => `${what}${printable(key)}: ${was}, now ${is}`)
 
 /** What differs, in words; empty when a run may be resumed. */
 export const whatChanged = (before: Inputs, after: Inputs): readonly string[] => {
@@ -91,7 +98,7 @@ export const whatChanged = (before: Inputs, after: Inputs): readonly string[] =>
     ...changedKeys('recipe.', before.recipe, after.recipe),
     ...(before.text === after.text ? [] : ['the calibration text']),
     ...[...files]
-      .filter(name => before.model[name]?.sha256 !== after.model[name]?.sha256)
+      .filter(name => own(before.model, name)?.sha256 !== own(after.model, name)?.sha256)
       .map(name => `the content of ${printable(name)}`),
   ]
 }

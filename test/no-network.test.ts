@@ -27,7 +27,7 @@ const build = (): void => {
   fs.symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
 }
 
-beforeAll(build)
+beforeAll(build, 120_000)
 
 /** What was tried, in a Node process under the preload. */
 const tried = (...args: readonly string[]) => {

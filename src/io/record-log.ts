@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from './files.ts'
+import { parseJson } from './parse-json.ts'
 import { printable } from './printable.ts'
 
 export interface RecordLog {
@@ -24,14 +25,10 @@ const lineOf = (record: unknown): string => {
 }
 
 /** The record of a line, undefined where the line is not whole. */
-const recordOf = (line: string): unknown => {
+const recordOf = (line: string, path: string): unknown => {
   const json = line.slice(17)
   if (line[16] !== ' ' || digest(json) !== line.slice(0, 16)) return undefined
-  try {
-    return JSON.parse(json)
-  } catch {
-    return undefined
-  }
+  return parseJson(json, path)
 }
 
 const logAt = (descriptor: number, end: number, files: Files): RecordLog => {
@@ -53,7 +50,7 @@ export const createLog = (path: string, files: Files): RecordLog => logAt(files.
 
 /**
  * Opens a log that exists, to go on behind its last whole record. What follows that is cut off.
- * @throws QuantizeError bad-input when the file is too large to be a log
+ * @throws QuantizeError bad-input when the file is too large to be a log, or a record whose checksum holds is no JSON
  */
 export const openLog = (
   path: string,
@@ -73,7 +70,7 @@ export const openLog = (
     for (;;) {
       const newline = content.indexOf(0x0a, end)
       if (newline < 0) break
-      const record = recordOf(new TextDecoder().decode(content.subarray(end, newline)))
+      const record = recordOf(new TextDecoder().decode(content.subarray(end, newline)), path)
       if (record === undefined) break
       records.push(record)
       end = newline + 1

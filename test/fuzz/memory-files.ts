@@ -34,6 +34,7 @@ export const memoryFiles = (
       if (Object.hasOwn(contents, path)) return { kind: 'file', bytes: contents[path].byteLength, stamp: '' }
       return isFolder(path) ? { kind: 'folder', bytes: 0, stamp: '' } : undefined
     },
+    truncate: (descriptor, bytes) => void opened.set(descriptor, opened.get(descriptor)!.subarray(0, bytes)),
     statOpen: descriptor => ({ bytes: opened.get(descriptor)!.byteLength }),
     list: folder =>
       Object.keys(contents)
@@ -52,7 +53,6 @@ export const memoryFiles = (
     },
     freeBytes: missing,
     writeAt: missing,
-    truncate: missing,
     sync: missing,
     syncFolder: missing,
     makeFolder: missing,

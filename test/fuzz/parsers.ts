@@ -1,4 +1,5 @@
 /** Every parser of a stranger's file, with the files that it is tried on. */
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type fc from 'fast-check'
 import { config, gptqConfig, gptqModel, model, safetensors, tokenizer } from '../../fixtures/hostile/bytes.ts'
@@ -10,10 +11,12 @@ import { dtypeBits } from '../../src/dtype/dtype.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { detectFormat } from '../../src/format/index.ts'
 import { inspectCheckpoint } from '../../src/inspect.ts'
+import { reopen } from '../../src/journal.ts'
 import { buildModel } from '../../src/model/graph.ts'
 import { dequantize } from '../../src/quantize/dequantize.ts'
 import { buildReport } from '../../src/report/build.ts'
 import { parseReport, reportJson } from '../../src/report/json.ts'
+import type { Inputs } from '../../src/run-inputs.ts'
 import { type Confined, confine } from '../../src/text/confined.ts'
 import { loadTokenizer, tokenizerLimits, workerScript } from '../../src/text/tokenizer.ts'
 import { reportFacts } from '../report/facts.ts'
@@ -307,6 +310,53 @@ const reportParser: Parser = {
   quick: 2000,
 }
 
+const sha256 = 'c'.repeat(64)
+const inputs: Inputs = {
+  version: '1.2.3',
+  device: null,
+  recipe: { method: 'rtn', bits: 4 },
+  text: null,
+  model: { 'model.safetensors': { bytes: 5, sha256, stamp: '1 2 3' } },
+}
+const error = { weights: 8, mse: 0.1, sqnrDb: null, maxAbsError: 0.2, energy: 3, errorEnergy: 0.8 }
+const counts = { clippedFraction: 0, deadChannels: null, zeroedWeights: 0, zeroedActivations: 0, seconds: 0.1 }
+const facts = { method: 'rtn', fallback: null, error, relativeOutputError: null, damp: null, ...counts }
+const head = { journal: 1, inputs }
+const recordLine = (json: string): string => `${createHash('sha256').update(json).digest('hex').slice(0, 16)} ${json}\n`
+
+const journalParser: Parser = {
+  name: 'journal',
+  file: jsonNear(
+    [head, { name: 'a', tensors: { 'a.qweight': sha256 }, facts }, { name: 'b', tensors: { b: sha256 }, facts: null }],
+    ['journal', 'inputs', 'recipe', 'model', 'sha256', 'facts', 'tensors', 'error', 'rtn', 'gptq'],
+  ),
+  /** With a checksum that holds, since without one it is not read; as the first record and as the second. */
+  parse(bytes) {
+    const line = recordLine(new TextDecoder('utf-8', { fatal: false }).decode(bytes))
+    let largest = 0
+    const refusals: QuantizeError[] = []
+    const before = [recordLine(JSON.stringify(head)), '']
+    for (const first of before) {
+      const { files, largestRead } = memoryFiles({ 'm/journal': Buffer.from(`${first}${line}0123456789abcdef {`) })
+      try {
+        const earlier = reopen('m', inputs, files)?.earlier ?? []
+        expectThat(
+          earlier.every(({ name }) => typeof name === 'string'),
+          'records have names',
+        )
+      } catch (error) {
+        if (!(error instanceof QuantizeError)) throw error
+        // of other inputs: the code says that another command is meant
+        refusals.push(error.code === 'bad-option' ? new QuantizeError('bad-input', error.message) : error)
+      }
+      largest = Math.max(largest, largestRead())
+    }
+    if (refusals.length === before.length) throw refusals[0]
+    return largest
+  },
+  quick: 2000,
+}
+
 /** Any value, as JSON.parse gives it, or what is wrong with it. */
 const byOracle = (text: string): { readonly value: unknown } | undefined => {
   try {
@@ -368,5 +418,6 @@ export const parsers: readonly Parser[] = [
   gptqParser,
   tokenizerParser,
   reportParser,
+  journalParser,
   scannerParser,
 ]
