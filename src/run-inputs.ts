@@ -85,9 +85,8 @@ const changedKeys = (
   after: Readonly<Record<string, unknown>>,
 ): string[] =>
   [...new Set([...Object.keys(before), ...Object.keys(after)])]
-    .map(key => ({ key, was: shown(own(before, key)), is: shown(own(after, key)) }))
-    .filter(({ was, is }) => was !== is)
-    .map(({ key, was, is }) => `${what}${printable(key)}: ${was}, now ${is}`)
+    .filter(key => JSON.stringify(own(before, key)) !== JSON.stringify(own(after, key)))
+    .map(key => `${what}${printable(key)}: ${shown(own(before, key))}, now ${shown(own(after, key))}`)
 
 /** What differs, in words; empty when a run may be resumed. */
 export const whatChanged = (before: Inputs, after: Inputs): readonly string[] => {
