@@ -48,6 +48,37 @@ describe.each(faults)('a %s', fault => {
   })
 })
 
+it('does not start where the output has no room', async () => {
+  const output = join(folder, 'no room')
+  const files = { ...nodeFiles, freeBytes: () => 1000 }
+  await expect(runOnce(source, request, files, output)).rejects.toThrow(/takes \d+ more bytes, and 1000 are free/)
+  expect(fs.existsSync(`${output}.partial`)).toBe(false)
+})
+
+it('says that a file of the model changed while it was read, and goes on once it is as it was', async () => {
+  const output = join(folder, 'changed')
+  const weights = join(source, 'model.safetensors')
+  const bytes = fs.readFileSync(weights)
+  let touched = false
+  const files: typeof nodeFiles = {
+    ...nodeFiles,
+    syncFolder(path) {
+      if (!touched && path.endsWith('output')) {
+        touched = true
+        fs.writeFileSync(weights, bytes)
+      }
+      nodeFiles.syncFolder(path)
+    },
+  }
+  await expect(runOnce(source, request, files, output)).rejects.toThrow(
+    /model\.safetensors: was changed or replaced while it was read/,
+  )
+  expect(touched).toBe(true)
+  expect(fs.existsSync(output)).toBe(false)
+  await runOnce(source, request, nodeFiles, output)
+  expect(fs.existsSync(output)).toBe(true)
+})
+
 describe('a run that was cut off', () => {
   const cutOff = async (name: string): Promise<string> => {
     const output = join(folder, name)
