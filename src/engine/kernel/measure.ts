@@ -28,7 +28,8 @@ export interface Values {
 /** Takes the values of rows [first, first + rows). They are valid until its promise is settled. */
 export type VisitRows = (values: Values, first: number, rows: number) => Promise<void> | void
 
-const kernelOf = { BF16: 'measureBf16', F16: 'measureF16', F32: 'measureF32' } as const
+/** How the kernel knows a dtype. */
+const kindOf = { BF16: 0, F16: 1, F32: 2 } as const
 
 /** Weights of a chunk: long against a round trip to a worker (0.1 ms), short against the second-level cache. */
 const chunkWeights = 2 ** 17
@@ -108,7 +109,7 @@ const measureTile = async (
     const counts = [runs.bytes / 8, groups, rows, inputs, 2 ** bits - 1] as const
     const results = [regions.sums.address, into ? regions.values.address : 0] as const
     const given = [regions.source.address, codesAt, scalesAt, zerosAt, runs.address] as const
-    await kernels.run([[kernelOf[dtype], ...given, ...counts, ...results]])
+    await kernels.run([['measureRows', kindOf[dtype], ...given, ...counts, ...results]])
     sums.set(regions.sums.f64().subarray(0, 4 * rows), 4 * first)
     if (!into) return
     const values = regions.values.f32()

@@ -7,6 +7,6 @@
  */
 export { codesToRows } from './codes'
 export { fitGroups, panelErrors, panelRange } from './fit'
-export { measureBf16, measureF16, measureF32 } from './measure'
+export { measureRows } from './measure'
 export { panelFromBf16, panelFromF16, panelFromF32 } from './panel'
 export { roundNearest, rowLoss, sweep } from './sweep'

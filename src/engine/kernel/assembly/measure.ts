@@ -142,7 +142,9 @@ function outside(w: f64, code: i32, low: f64, high: f64, lowCode: i32, highCode:
   return (w < low && code === lowCode) || (w > high && code === highCode) ? 1 : 0
 }
 
-export function measureBf16(
+/** `measure` of rows as they are stored: `kind` 0 for bf16, 1 for f16, 2 for f32. */
+export function measureRows(
+  kind: i32,
   source: usize,
   codes: usize,
   scales: usize,
@@ -156,39 +158,8 @@ export function measureBf16(
   sums: usize,
   values: usize,
 ): void {
-  measure<u16>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
-}
-
-export function measureF16(
-  source: usize,
-  codes: usize,
-  scales: usize,
-  zeros: usize,
-  runs: usize,
-  runCount: i32,
-  groups: i32,
-  rows: i32,
-  cols: i32,
-  maxCode: i32,
-  sums: usize,
-  values: usize,
-): void {
-  measure<i16>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
-}
-
-export function measureF32(
-  source: usize,
-  codes: usize,
-  scales: usize,
-  zeros: usize,
-  runs: usize,
-  runCount: i32,
-  groups: i32,
-  rows: i32,
-  cols: i32,
-  maxCode: i32,
-  sums: usize,
-  values: usize,
-): void {
-  measure<f32>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
+  if (kind === 0) measure<u16>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
+  else if (kind === 1)
+    measure<i16>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
+  else measure<f32>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
 }
