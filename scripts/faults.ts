@@ -5,13 +5,16 @@
 import fs from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import { QuantizeError } from '../src/errors.ts'
 import type { RecipeRequest } from '../src/recipe.ts'
 import { attempt, contentOf, failing, faults, runOnce, writeSmallModel } from '../test/helpers/faults.ts'
 
 const { method } = new Command().option('--method <name>', 'rtn or gptq', 'gptq').parse().opts<{ method: string }>()
-const request: RecipeRequest = { method, group: 64, samples: 16, seqLen: 64 }
+const calib = fileURLToPath(new URL('../fixtures/tiny-llama/held.txt', import.meta.url))
+const data = method === 'rtn' ? {} : { calib, samples: 16, seqLen: 64 }
+const request: RecipeRequest = { method, group: 64, ...data }
 const root = fs.mkdtempSync(join(os.tmpdir(), 'quantize-faults-'))
 const source = join(root, 'model')
 writeSmallModel(source)
