@@ -32,7 +32,7 @@ import { type OutputMeter, readStored, storeLinear } from './store-linear.ts'
 import { toolName, version } from './version.ts'
 
 export const reportName = 'quantize-report.json'
-export const maxReportBytes = 2 ** 28
+export const maxReportBytes = 2 ** 26
 
 /** The model's config.json; undefined for a lone file. */
 type SourceConfig = Readonly<Record<string, unknown>> | undefined
