@@ -138,7 +138,7 @@ const command = new Command()
   )
   .parse()
 const { kills, seed, model } = command.opts<{ kills: number; seed: number; model: string[] }>()
-const quick = ['--samples', '32', '--seq-len', '64']
+const quick = ['--samples', '64', '--seq-len', '64']
 const trials: Trial[] = (model.length > 0 ? model : [tiny]).flatMap(given => {
   const [folder, options = ''] = given.split(/=(.*)/s)
   const extra = options.split(' ').filter(Boolean)
