@@ -53,6 +53,9 @@ describe('--max-memory', () => {
     const tight = ['--max-memory', `${Math.ceil(memory.least / 1000)}kB`]
     const planned = JSON.parse((await run(...options, ...tight, '--dry-run', '--json')).stdout)
     expect(planned.memory.spillBytes).toBeGreaterThan(0)
+    expect((await run(...options, ...tight, '--dry-run')).stdout).toMatch(
+      /memory: about .* at least\ndisk: .* for tensors, .* in a temporary file/,
+    )
     const spilled = await quantizeTo(join(folder, 'file'), ...options, ...tight)
     expect(hashesOf(spilled)).toEqual(hashesOf(whole))
   })

@@ -45,7 +45,8 @@ export const planTable = (plan: Plan, memory: MemoryPlan, output: string): strin
     `${linears.length} linears of ${totals.quantizedWeights} weights at ${totals.bitsPerWeight.toFixed(3)} bits a weight; the whole file ${totals.bitsPerWeightOverall.toFixed(3)}`,
     `${passed.length} tensors stay as they are`,
     `tensor data ${totals.bytesBefore} -> ${totals.bytesAfter} bytes`,
-    `memory: about ${gigabytes(memory.peak)} of the ${gigabytes(memory.budget)} that may be used, ${gigabytes(memory.least)} at least${memory.spillBytes > 0 ? `; activations of ${gigabytes(memory.spillBytes)} lie in a temporary file` : ''}`,
+    `memory: about ${gigabytes(memory.peak)} of the ${gigabytes(memory.budget)} that may be used, ${gigabytes(memory.least)} at least`,
+    `disk: ${gigabytes(totals.bytesAfter)} for tensors${memory.spillBytes > 0 ? `, ${gigabytes(memory.spillBytes)} of activations in a temporary file meanwhile` : ''}`,
     `method ${recipe.method}, format ${recipe.format}, into ${output}; nothing was written`,
     ...warnings.map(text => `warning: ${printable(text)}`),
   ].join('\n')
