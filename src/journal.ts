@@ -14,7 +14,7 @@ import type { Clock } from './io/clock.ts'
 import type { Files } from './io/files.ts'
 import { mayRun, thisProcess } from './io/machine.ts'
 import { printable } from './io/printable.ts'
-import { createLog, openLog, type RecordLog } from './io/record-log.ts'
+import { createLog, openLog, type RecordLog, readLog } from './io/record-log.ts'
 import type { LinearFacts } from './report/build.ts'
 import { type Inputs, inputsSchema, whatChanged } from './run-inputs.ts'
 
@@ -185,9 +185,7 @@ const start = (partial: string, inputs: Inputs, files: Files): Opened => {
 export const earlierInputs = (output: string, files: Files): Inputs | undefined => {
   const path = join(partialFolder(output), names.journal)
   if (files.stat(path)?.kind !== 'file') return undefined
-  const { log, records } = openLog(path, files)
-  log.close()
-  return headSchema.safeParse(records[0]).data?.inputs
+  return headSchema.safeParse(readLog(path, files)[0]).data?.inputs // without the lock: it may belong to a run under way
 }
 
 /** Whether the output is complete and only the end of its run was cut off: its folder was renamed, and its journal still stands. */

@@ -4,7 +4,7 @@
  */
 import type { Block, Model } from './contracts.ts'
 import { chunkRowsOf, chunkSizes } from './engine/ort/activations.ts'
-import { cutAtTaps } from './engine/ort/segments.ts'
+import { cutAtTaps, linearsOf, widths } from './engine/ort/segments.ts'
 import { QuantizeError } from './errors.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
 
@@ -31,7 +31,7 @@ const slack = 1.2
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0)
 const most = (values: readonly number[]): number => values.reduce((largest, value) => Math.max(largest, value), 0)
 
-/** Storing and measuring one linear: its codes twice, its words twice, tiles of values. @param rows of a tile */
+/** Storing and measuring one linear: its codes twice, its words twice, tiles of values. @param valueTiles tiles of 512 rows of float32 that are held */
 const storeBytes = ({ scheme: { out, in: inputs }, tensors }: PlannedLinear, valueTiles: number): number =>
   2 * out * inputs + 2 * sum(tensors.map(({ bytes }) => bytes)) + valueTiles * 4 * Math.min(out, 512) * inputs
 
@@ -71,19 +71,15 @@ const tokensOf = (model: Model, { samples, seqLen }: { samples: number; seqLen: 
 
 /** One graph's run over a chunk: its weights, every value that it makes, the scores of attention; and the Gram matrix that grows beside it. */
 const forwardBytes = (block: Block, hidden: number, { chunkRows, seqLen }: Tokens): number => {
-  const linears = new Map(block.stages.flatMap(stage => stage.linears).map(linear => [linear.name, linear]))
-  const widths = new Map([[block.input, hidden]])
-  const segments = cutAtTaps(block, hidden)
+  const linears = linearsOf(block)
+  const width = widths(block, hidden)
   return most(
-    segments.map(({ ops, tap }) => {
+    cutAtTaps(block, hidden).map(({ ops, tap }) => {
       let [weights, values, scores] = [0, 0, 0]
       for (const op of ops) {
         const linear = op.op === 'linear' ? linears.get(op.linear)! : undefined
-        const input = 'a' in op ? op.a : op.op === 'attention' ? op.q : op.x
-        const width = linear?.out ?? (op.op === 'attention' ? op.heads * op.headDim : widths.get(input)!)
-        widths.set(op.y, width)
         weights += linear ? linear.out * linear.in : 0
-        values += width
+        values += width.get(op.y)!
         if (op.op === 'attention') scores += op.heads * seqLen
       }
       const gram = tap ? 1.6 * tap.width ** 2 : 0

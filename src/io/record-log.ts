@@ -48,6 +48,38 @@ const logAt = (descriptor: number, end: number, files: Files): RecordLog => {
 /** Starts a log at a free path. */
 export const createLog = (path: string, files: Files): RecordLog => logAt(files.open(path, 'create'), 0, files)
 
+/** The whole records of an open log, and where the last of them ends. */
+const readRecords = (descriptor: number, path: string, files: Files) => {
+  const { bytes } = files.statOpen(descriptor)
+  if (bytes > maxBytes)
+    throw new QuantizeError('bad-input', `${printable(path)}: is ${bytes} bytes long; at most ${maxBytes} are read`)
+  const content = new Uint8Array(bytes)
+  const there = files.readAt(descriptor, content, 0)
+  if (there < bytes)
+    throw new QuantizeError('bad-input', `${printable(path)}: ended at byte ${there} of ${bytes} while it was read`)
+  const records: unknown[] = []
+  let end = 0
+  for (;;) {
+    const newline = content.indexOf(0x0a, end)
+    if (newline < 0) break
+    const record = recordOf(new TextDecoder().decode(content.subarray(end, newline)), path)
+    if (record === undefined) break
+    records.push(record)
+    end = newline + 1
+  }
+  return { records, end, bytes }
+}
+
+/** The records of a log that another process may be writing: nothing of it is changed. @throws QuantizeError as openLog */
+export const readLog = (path: string, files: Files): readonly unknown[] => {
+  const descriptor = files.open(path, 'read')
+  try {
+    return readRecords(descriptor, path, files).records
+  } finally {
+    files.close(descriptor)
+  }
+}
+
 /**
  * Opens a log that exists, to go on behind its last whole record. What follows that is cut off.
  * @throws QuantizeError bad-input when the file is too large to be a log, or a record whose checksum holds is no JSON
@@ -58,23 +90,7 @@ export const openLog = (
 ): { readonly log: RecordLog; readonly records: readonly unknown[] } => {
   const descriptor = files.open(path, 'update')
   try {
-    const { bytes } = files.statOpen(descriptor)
-    if (bytes > maxBytes)
-      throw new QuantizeError('bad-input', `${printable(path)}: is ${bytes} bytes long; at most ${maxBytes} are read`)
-    const content = new Uint8Array(bytes)
-    const there = files.readAt(descriptor, content, 0)
-    if (there < bytes)
-      throw new QuantizeError('bad-input', `${printable(path)}: ended at byte ${there} of ${bytes} while it was read`)
-    const records: unknown[] = []
-    let end = 0
-    for (;;) {
-      const newline = content.indexOf(0x0a, end)
-      if (newline < 0) break
-      const record = recordOf(new TextDecoder().decode(content.subarray(end, newline)), path)
-      if (record === undefined) break
-      records.push(record)
-      end = newline + 1
-    }
+    const { records, end, bytes } = readRecords(descriptor, path, files)
     if (end < bytes) files.truncate(descriptor, end)
     return { log: logAt(descriptor, end, files), records }
   } catch (error) {

@@ -48,7 +48,7 @@ export const linearsOf = ({ stages = [] }: Cuttable): ReadonlyMap<string, Linear
   new Map(stages.flatMap(stage => stage.linears).map(linear => [linear.name, linear]))
 
 /** Features of every value of a block; `hidden` of its input. */
-const widths = (block: Cuttable, hidden: number): ReadonlyMap<Value, number> => {
+export const widths = (block: Cuttable, hidden: number): ReadonlyMap<Value, number> => {
   const linears = linearsOf(block)
   const known = new Map([[block.input, hidden]])
   for (const op of block.ops) {
