@@ -288,7 +288,7 @@ describe('refused by the index', () => {
     breakIt()
     const before = openDescriptors()
     expect(refused()).toMatch(says)
-    expect(openDescriptors()).toBe(before)
+    expect(openDescriptors()).toEqual(before)
   })
 
   it.each(['file', 'folder'])('a link out of the folder (%s)', kind => {

@@ -1,4 +1,5 @@
 import fs from 'node:fs'
+import { tmpdir } from 'node:os'
 import { expect } from 'vitest'
 import { type ErrorCode, QuantizeError } from '../../src/errors.ts'
 
@@ -23,5 +24,16 @@ export const refusal = (run: () => unknown, code: ErrorCode = 'bad-input'): stri
   return expect.fail('nothing was thrown')
 }
 
-export const openDescriptors = (): number =>
-  fs.existsSync('/proc/self/fd') ? fs.readdirSync('/proc/self/fd').length : 0
+/** Files under the system's temporary folder that this process holds open. Node opens others (pipes, epoll) when it pleases. */
+export const openDescriptors = (): readonly string[] => {
+  if (!fs.existsSync('/proc/self/fd')) return []
+  const folder = fs.realpathSync(tmpdir())
+  return fs.readdirSync('/proc/self/fd').flatMap(descriptor => {
+    try {
+      const file = fs.readlinkSync(`/proc/self/fd/${descriptor}`)
+      return file.startsWith(folder) ? [file] : []
+    } catch {
+      return [] // closed since: the listing's own
+    }
+  })
+}

@@ -227,7 +227,7 @@ describe('misuse', () => {
     const before = openDescriptors()
     expect(refusal(() => createShardWriter(folder, plans(), nodeFiles))).toMatch(/00002.*symbolic link/)
     expect(fs.readFileSync(target, 'utf8')).toBe('old')
-    expect(openDescriptors()).toBe(before)
+    expect(openDescriptors()).toEqual(before)
   })
 
   it('a tensor of an earlier run is taken over only with its own bytes', () => {
@@ -253,7 +253,7 @@ describe('misuse', () => {
     const source = open.read('a')
     open.close()
     open.close()
-    expect(openDescriptors()).toBe(before)
+    expect(openDescriptors()).toEqual(before)
     expect(() => open.write('a', new Uint8Array(1))).toThrow(/closed/)
     expect(() => source.read()).toThrow(/closed/)
     expect(() => open.finish()).toThrow(/closed/)
@@ -299,7 +299,7 @@ describe('failures', () => {
       const folder = newFolder()
       const before = openDescriptors()
       expect(refusal(() => run(failing(n).files, folder), 'exhausted')).toMatch(/failed at/)
-      expect(openDescriptors()).toBe(before)
+      expect(openDescriptors()).toEqual(before)
       const renamed = n > whole.calls.lastIndexOf('rename') + 1
       expect(fs.existsSync(join(folder, 'out'))).toBe(renamed)
     }

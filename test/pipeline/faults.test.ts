@@ -44,7 +44,7 @@ describe.each(faults)('a %s', fault => {
     }
     expect(failed).toBeGreaterThan(5)
     expect(resumed).toBeGreaterThan(fault === 'short read' ? 0 : 5)
-    expect(openDescriptors()).toBe(descriptors)
+    expect(openDescriptors()).toEqual(descriptors)
   })
 })
 
