@@ -157,62 +157,157 @@ export interface Statistics {
 
 // ── quantize ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** Dtypes of weights that can be quantized. */
+export type WeightDtype = 'F32' | 'F16' | 'BF16'
+
+/** How a scale is stored. E8M0: a power of two; E4M3: FP8, alone or under one float32 for the tensor (`Storage.second`). */
+export type ScaleDtype = WeightDtype | 'E8M0' | 'E4M3'
+
+/**
+ * How codes and parameters become weights. Each operation is rounded to float32; scales [out, G] are the ones in effect, with any second
+ * level multiplied in.
+ *   affine   W = (q − z) · s, z integer or real
+ *   biased   W = q · s + b
+ *   levels   W = level[q] · s
+ */
+export type Decode = 'affine' | 'biased' | 'levels'
+
 /** How a format stores one linear: obeyed by `fit` before codes are chosen, and by `dequantize`. */
 export interface Storage {
-  /** Decoding form: W = (q − z) · s. */
-  readonly decode: 'affine'
-  readonly scaleDtype: 'F16' | 'BF16' | 'F32'
-  /** Allowed integer zero points, [low, high], inclusive. */
-  readonly zeroRange: readonly [number, number]
+  readonly decode: Decode
+  readonly scaleDtype: ScaleDtype
+  /** Allowed integer zero points, [low, high], inclusive. Of `affine` only. */
+  readonly zeroRange?: readonly [number, number]
+  /** Dtype of biases. Of `biased` only. */
+  readonly biasDtype?: WeightDtype
+  /**
+   * What scales stand under, decided from all of a tensor's scales before codes are chosen:
+   *   global   one float32 divides them: effective = stored / global (NVFP4: stored as E4M3, largest 448)
+   *   nested   quantized to 8 bits themselves, in blocks of 256 (bitsandbytes' double quantization)
+   */
+  readonly second?: 'global' | 'nested'
 }
 
-export type Bits = 2 | 3 | 4 | 8
+export type Bits = 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8
+
+/** Names of grids: the values that a code can stand for, before scaling. `int`: all integers of its bits. */
+export type GridName = 'int' | 'fp8' | 'fp8-e5m2' | 'fp4' | 'nf4' | 'bnb-fp4' | 'nvfp4' | 'mxfp4' | 'mxfp8'
 
 /** Uniform integer grid: codes 0 … 2^bits − 1. Symmetric: zero point fixed at 2^(bits − 1). */
-export interface Grid {
-  readonly name: string
+export interface UniformGrid {
+  readonly kind: 'uniform'
+  readonly name: 'int'
   readonly bits: Bits
   readonly symmetric: boolean
 }
 
+/** A table of at most 256 values, each with the code that stands for it. */
+export interface LevelGrid {
+  readonly kind: 'levels'
+  readonly name: Exclude<GridName, 'int'>
+  readonly bits: Bits
+  /** Ascending, without doubles. */
+  readonly values: Float32Array
+  /** The code of each value. */
+  readonly codes: Uint8Array
+  /** [values − 1]: a weight belongs above border i when it is > borders[i]. Where the tie goes is in the border. */
+  readonly borders: Float32Array
+  /** [2^bits]: the value of each code; NaN for codes that are not used. */
+  readonly levels: Float32Array
+  /** The value to which the largest magnitude of a group is scaled. */
+  readonly reach: number
+}
+
+export type Grid = UniformGrid | LevelGrid
+
 /** How the range of a group is chosen: the largest shrink factors tried on its min-max range. */
 export type ClipName = 'minmax' | 'mse'
 
-/** Columns that share one scale: n columns of a row, a whole row (channel), or the whole tensor. */
-export type Group = number | 'channel' | 'tensor'
+/** Weights that share one scale: n columns of a row, a whole row (channel), the whole tensor, or squares of 128 × 128 (block). */
+export type Group = number | 'channel' | 'tensor' | 'block'
 
 /** Order of the columns in an error-feedback sweep, and which columns form a group (docs/methods.md). */
 export type ActOrder = 'none' | 'static' | 'g_idx'
 
-/** Codes and parameters of one linear. `dequantize` (quantize/dequantize.ts) is the one definition of what they mean. */
-export interface QuantizedLinear {
-  readonly decode: 'affine'
+/** bitsandbytes' double quantization of scales: s = map[code] · absmax[block] + offset, blocks of 256 scales in row-major order. */
+export interface NestedScales {
+  readonly codes: Uint8Array
+  readonly absmax: Float32Array
+  readonly offset: number
+}
+
+/**
+ * Codes and parameters of one linear. `dequantize` (quantize/dequantize.ts) is the one definition of what they mean. Formats that run
+ * their blocks over the flattened weight may give it as the matrix [out · in / block, block], one group a row: the values have the same order.
+ */
+export interface CodedLinear {
+  readonly decode: Decode
   readonly out: number
   readonly in: number
   readonly bits: Bits
   /** [out, in] row-major, natural column order. */
   readonly codes: Uint8Array
-  /** [out, G]; each value is exact in the storage's scale dtype. */
+  /** [out, G], in effect. Each is exact in the storage's scale dtype where there is no second level. */
   readonly scales: Float32Array
-  /** [out, G]. */
-  readonly zeros: Uint8Array
+  /** [out, G] of `affine`; empty otherwise. */
+  readonly zeros: Float32Array
+  /** [out, G] of `biased`; empty otherwise. */
+  readonly biases: Float32Array
+  /** [2^bits] of `levels`; empty otherwise. */
+  readonly levels: Float32Array
   /** [in]: the group of each input column. */
   readonly groupOf: Int32Array
+  /** What divides the stored scales to give those in effect (NVFP4). */
+  readonly globalScale?: number
+  readonly nested?: NestedScales
 }
+
+/** Weights as they are, in a format without codes. */
+export interface DenseLinear {
+  readonly decode: 'dense'
+  readonly out: number
+  readonly in: number
+  /** [out, in], as stored. */
+  readonly values: Float32Array
+}
+
+export type QuantizedLinear = CodedLinear | DenseLinear
 
 // ── format ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** How a runtime quantizes what a linear reads. */
+export interface ActivationScheme {
+  readonly grid: 'int8' | 'fp8'
+  readonly symmetric: boolean
+  /** What shares a scale: a token's features, n of them, or all of the tensor. */
+  readonly granularity: 'token' | 'tensor' | number
+  /** Scales from each token as it comes, or stored. */
+  readonly dynamic: boolean
+  /** Stored scale and zero point of a static scheme, granularity `tensor`. */
+  readonly scale?: number
+  readonly zero?: number
+  /** LLM.int8(): features that reach this magnitude in any token stay unquantized. */
+  readonly outliers?: number
+}
+
 /** What a format needs to know about one linear before any work. */
 export interface LinearScheme {
+  /** Module name. */
   readonly name: string
+  /** A linear of a block, the head, or the embedding (a table that is looked up, and the head as well where they are tied). */
+  readonly role: 'linear' | 'head' | 'embedding'
   readonly out: number
   readonly in: number
+  /** Of the source's weight: some formats keep scales in the model's own dtype. */
+  readonly dtype: WeightDtype
+  readonly grid: GridName
   readonly bits: Bits
   readonly symmetric: boolean
   readonly group: Group
   /** Groups along `in`. */
   readonly groups: number
   readonly actOrder: ActOrder
+  readonly activations?: ActivationScheme
 }
 
 export interface StoredTensor extends TensorInfo {
@@ -222,13 +317,21 @@ export interface StoredTensor extends TensorInfo {
 /** A read-only look at stored tensors by name, for `unpack`. */
 export type TensorLookup = (name: string) => TensorSource | undefined
 
+/** The parsed JSON files beside the weights that formats read, by file name. */
+export type Configs = Readonly<Record<string, unknown>>
+
 /** What goes into the output's config files beside the tensors. */
 export interface AssembleFacts {
   readonly linears: readonly LinearScheme[]
   /** Modules of the model's blocks that stay unquantized, e.g. under --unfit keep. */
   readonly kept: readonly string[]
+  /** Tensors of the output that belong to no quantized linear. */
+  readonly rest: readonly TensorInfo[]
+  /** undefined: quantized by tensor shape. */
+  readonly model?: Model
   readonly method: string
   /** Default scheme of the run. */
+  readonly grid: GridName
   readonly bits: Bits
   readonly symmetric: boolean
   readonly group: Group
@@ -238,8 +341,36 @@ export interface AssembleFacts {
   readonly version: string
 }
 
+/** What `quantize formats` prints, and what a format chooses where the user does not. */
+export interface FormatFacts {
+  readonly summary: string
+  readonly grids: readonly GridName[]
+  readonly bits: readonly Bits[]
+  /** In words: which groups it can hold. */
+  readonly groups: string
+  /** Who loads it, with versions. */
+  readonly loaders: string
+  /** Preferred over the method's preset. */
+  readonly defaults?: {
+    readonly grid?: GridName
+    readonly bits?: Bits
+    readonly symmetric?: boolean
+    readonly group?: Group
+  }
+  /** The one group that a linear of these inputs can have, where the format derives it instead of storing it. */
+  readonly impliedGroup?: (inputs: number, bits: Bits, grid: GridName) => Group
+  /** Which of head and embedding it can hold quantized. */
+  readonly head: boolean
+  readonly embedding: boolean
+  /** Files that hold the tensors; default safetensors. */
+  readonly container?: 'safetensors' | 'onnx'
+  /** Dtypes that tensors which stay unquantized may have; default: any. The first is the one that others are converted to. */
+  readonly restDtypes?: readonly WeightDtype[]
+}
+
 export interface Format {
   readonly name: string
+  readonly facts: FormatFacts
   storage(scheme: LinearScheme): Storage
   /** One sentence on why this linear cannot be stored, with what would work; undefined when it can. */
   refuses(scheme: LinearScheme): string | undefined
@@ -247,14 +378,14 @@ export interface Format {
   warnings(scheme: LinearScheme): readonly string[]
   /** Names, dtypes and shapes that `pack` will give, without data. */
   layout(scheme: LinearScheme): readonly TensorInfo[]
-  pack(name: string, linear: QuantizedLinear): readonly StoredTensor[]
-  /** The inverse of `pack`: dequantize(unpack(pack(q))) equals dequantize(q) bit for bit. */
-  unpack(name: string, tensors: TensorLookup, config: unknown): QuantizedLinear
-  /** Linears stored in this format among the tensors, module names with their scheme, given the checkpoint's config.json. */
-  detect(tensors: ReadonlyMap<string, TensorInfo>, config: unknown): ReadonlyMap<string, LinearScheme> | undefined
-  /** Config files by name (config.json is the source's, amended); text as it is written. */
+  pack(scheme: LinearScheme, linear: CodedLinear): readonly StoredTensor[]
+  /** The inverse of `pack`: dequantize(unpack(pack(q))) equals dequantize(q) bit for bit (of a format without codes: rounded to its dtype). */
+  unpack(name: string, tensors: TensorLookup, configs: Configs): QuantizedLinear
+  /** Linears stored in this format among the tensors, module names with their scheme; undefined when the configs declare another format or none. */
+  detect(tensors: ReadonlyMap<string, TensorInfo>, configs: Configs): ReadonlyMap<string, LinearScheme> | undefined
+  /** Config files by name (config.json is the source's, amended), as they are written. */
   assemble(
     sourceConfig: Readonly<Record<string, unknown>> | undefined,
     facts: AssembleFacts,
-  ): ReadonlyMap<string, string>
+  ): ReadonlyMap<string, string | Uint8Array>
 }

@@ -1,7 +1,7 @@
 /** What a checkpoint holds, from its headers and config files alone: no tensor data is read. */
-import { readJsonObject } from './checkpoint/read-json.ts'
+import { readConfigs } from './checkpoint/read-json.ts'
 import type { Checkpoint, LinearScheme, TensorInfo } from './contracts.ts'
-import { detectFormat } from './format/index.ts'
+import { configFiles, detectFormat } from './format/index.ts'
 import type { Files } from './io/files.ts'
 
 export interface Inspection {
@@ -30,7 +30,8 @@ export interface Inspection {
 }
 
 export const inspectCheckpoint = (checkpoint: Checkpoint, files: Files): Inspection => {
-  const config = readJsonObject(`${checkpoint.folder}/config.json`, files)
+  const configs = readConfigs(checkpoint.folder, configFiles, files)
+  const config = configs['config.json'] as Readonly<Record<string, unknown>> | undefined
   const tensors = [...checkpoint.tensors.values()].map(({ name, dtype, shape, bytes }) => ({
     name,
     dtype,
@@ -43,7 +44,7 @@ export const inspectCheckpoint = (checkpoint: Checkpoint, files: Files): Inspect
     dtypes[dtype].tensors++
     dtypes[dtype].bytes += bytes
   }
-  const detected = detectFormat(checkpoint.tensors, config, checkpoint.folder)
+  const detected = detectFormat(checkpoint.tensors, configs, checkpoint.folder)
   return {
     path: checkpoint.path,
     files: checkpoint.files,

@@ -35,7 +35,7 @@ export interface Output {
    * Syncs the weights, reads them back, and adds the other files.
    * @throws QuantizeError exhausted when a tensor is not what was written
    */
-  complete(configs: ReadonlyMap<string, string>): void
+  complete(configs: ReadonlyMap<string, string | Uint8Array>): void
   close(): void
 }
 
@@ -80,7 +80,7 @@ export const openOutput = (
       complete(configs) {
         writer.finish()
         checkWritten(plan, writer, sha256)
-        for (const [name, text] of configs) files.writeText(join(folder, name), text)
+        for (const [name, content] of configs) files.writeText(join(folder, name), content)
         for (const name of beside.carried) copyFile(join(checkpoint.folder, name), join(folder, name), files)
       },
       close: writer.close,
@@ -149,7 +149,11 @@ const takeEarlier = (
   return new Map(good.map(record => [record.name, record]))
 }
 
-const checkWritten = ({ outputs }: Plan, writer: ShardWriter, sha256: ReadonlyMap<string, string>): void => {
+const checkWritten = (
+  { outputs }: Plan,
+  writer: ShardWriter,
+  sha256: ReadonlyMap<string, string | Uint8Array>,
+): void => {
   for (const { name } of outputs) {
     const source = writer.read(name)
     if (hashTensor(source) !== sha256.get(name))

@@ -4,7 +4,7 @@ import { calibratedPass } from './calibrate/pass.ts'
 import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts'
 import { finiteSource } from './checkpoint/finite-source.ts'
 import { readWeight } from './checkpoint/read-weight.ts'
-import type { Checkpoint, Stage } from './contracts.ts'
+import type { AssembleFacts, Checkpoint, Configs, Stage, TensorInfo } from './contracts.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
 import { createSpill } from './engine/ort/spill.ts'
@@ -47,8 +47,8 @@ interface Run {
   readonly meter: Meter
   /** Free, for a file that is of no use after the run. */
   readonly temporary: string
-  /** config.json (or quantize_config.json) of the output, as its readers see it. */
-  readonly outputConfig: unknown
+  /** The output's JSON files, as its readers see them. */
+  readonly outputConfigs: Configs
   /** By name. */
   readonly facts: Map<string, FinishedFacts>
 }
@@ -127,7 +127,7 @@ const fillFolder = async (
       output,
       meter: createMeter(plan, sample, progress),
       temporary: journal.temporary,
-      outputConfig: JSON.parse((configs.get('config.json') ?? configs.get('quantize_config.json'))!),
+      outputConfigs: parseConfigs(configs),
       facts: new Map(),
     }
     try {
@@ -212,8 +212,8 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
 }
 
 /** [out, in], as the output holds it. */
-const storedWeight = ({ plan, output, outputConfig }: Run, linear: PlannedLinear): Float32Array =>
-  dequantize(readStored(linear, plan.format, output.writer, outputConfig))
+const storedWeight = ({ plan, output, outputConfigs }: Run, linear: PlannedLinear): Float32Array =>
+  dequantize(readStored(linear, plan.format, output.writer, outputConfigs))
 
 /** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds, if the meter keeps them. */
 const quantizeLinear = async (
@@ -222,7 +222,7 @@ const quantizeLinear = async (
   rounding: StageRounding,
   meter?: OutputMeter,
 ): Promise<Float32Array | undefined> => {
-  const { plan, checkpoint, context, kernels, output, outputConfig, facts } = run
+  const { plan, checkpoint, context, kernels, output, outputConfigs, facts } = run
   context.signal.throwIfAborted()
   const began = context.clock.now()
   const { name, scheme, storage } = linear
@@ -241,7 +241,7 @@ const quantizeLinear = async (
     quantized,
     plan.format,
     output.writer,
-    outputConfig,
+    outputConfigs,
     meter,
   )
   const { damp, deadChannels } = rounding
@@ -259,10 +259,24 @@ const quantizeLinear = async (
   return decoded
 }
 
-const assembleFacts = ({ recipe, linears, kept }: Plan) => ({
+const parseConfigs = (configs: ReadonlyMap<string, string | Uint8Array>): Configs =>
+  Object.fromEntries(
+    [...configs].flatMap(([name, content]) => (typeof content === 'string' ? [[name, JSON.parse(content)]] : [])),
+  )
+
+/** Tensors of the output that belong to no quantized linear. */
+const restOf = (linears: readonly PlannedLinear[], outputs: readonly TensorInfo[]): readonly TensorInfo[] => {
+  const own = new Set(linears.flatMap(({ tensors }) => tensors.map(({ name }) => name)))
+  return outputs.filter(({ name }) => !own.has(name))
+}
+
+const assembleFacts = ({ recipe, linears, kept, model, outputs }: Plan): AssembleFacts => ({
   linears: linears.map(({ scheme }) => scheme),
   kept: kept.map(({ name }) => name),
+  rest: restOf(linears, outputs),
+  model,
   method: recipe.method,
+  grid: recipe.grid,
   bits: recipe.bits,
   symmetric: recipe.symmetric,
   group: recipe.group,

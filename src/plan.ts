@@ -11,6 +11,7 @@ import type {
   Model,
   Storage,
   TensorInfo,
+  WeightDtype,
   WeightView,
 } from './contracts.ts'
 import { isFloat } from './dtype/convert.ts'
@@ -107,7 +108,16 @@ const groupFor = (linear: Linear, { group, groupFallback }: Recipe): Group => {
   )
 }
 
-const planLinear = (linear: Linear, recipe: Recipe, format: Format): PlannedLinear => {
+/** Of a weight that can be quantized; others are refused before it matters. */
+const dtypeOf = ({ weight }: Linear, tensors: ReadonlyMap<string, TensorInfo>): WeightDtype =>
+  tensors.get(weight.tensor)!.dtype as WeightDtype
+
+const planLinear = (
+  linear: Linear,
+  recipe: Recipe,
+  format: Format,
+  tensors: ReadonlyMap<string, TensorInfo>,
+): PlannedLinear => {
   const group = groupFor(linear, recipe)
   const { name, weight, out, in: inputs } = linear
   const { groups } = granularity(group, inputs)
@@ -115,6 +125,9 @@ const planLinear = (linear: Linear, recipe: Recipe, format: Format): PlannedLine
     name,
     out,
     in: inputs,
+    role: 'linear' as const,
+    dtype: dtypeOf(linear, tensors),
+    grid: recipe.grid,
     bits: recipe.bits,
     symmetric: recipe.symmetric,
     group,
@@ -162,7 +175,7 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
   const linears: PlannedLinear[] = []
   const kept: KeptLinear[] = []
   for (const linear of model ? linearsOf(model) : linearsByShape(tensors)) {
-    const planned = planLinear(linear, recipe, format)
+    const planned = planLinear(linear, recipe, format, tensors)
     const reason = refusal(linear, planned, format, tensors)
     if (!reason) linears.push(planned)
     else if (recipe.unfit === 'keep') kept.push({ name: linear.name, weight: linear.weight, reason })

@@ -1,10 +1,11 @@
-import type { ActOrder, Bits, ClipName, Group } from './contracts.ts'
+import type { ActOrder, Bits, ClipName, GridName, Group } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
 import { type Method, type MethodName, methodNamed } from './method/index.ts'
 
 /** What was asked, fully resolved; written into the report. */
 export interface Recipe {
   readonly method: MethodName
+  readonly grid: GridName
   readonly bits: Bits
   readonly symmetric: boolean
   readonly group: Group
@@ -78,6 +79,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     )
   return {
     method: method.name,
+    grid: 'int',
     bits: request.bits ?? method.bits,
     symmetric,
     group,

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { ShardWriter } from './checkpoint/write-safetensors.ts'
-import type { Format, QuantizedLinear, Statistics, TensorSource } from './contracts.ts'
+import type { CodedLinear, Configs, Format, QuantizedLinear, Statistics, TensorSource } from './contracts.ts'
 import { measureRows, type Values } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import type { Kernels } from './engine/kernel/pool.ts'
@@ -35,32 +35,33 @@ export const readStored = (
   { name, tensors }: PlannedLinear,
   format: Format,
   writer: ShardWriter,
-  outputConfig: unknown,
+  outputConfigs: Configs,
 ): QuantizedLinear => {
   const parts = new Set(tensors.map(tensor => tensor.name))
-  return format.unpack(name, part => (parts.has(part) ? writer.read(part) : undefined), outputConfig)
+  return format.unpack(name, part => (parts.has(part) ? writer.read(part) : undefined), outputConfigs)
 }
 
 /**
  * Packs one linear into its place in the output, reads it back, and measures what was stored against the source.
- * @param outputConfig config.json of the output, as `unpack` reads it
+ * @param outputConfigs config files of the output, as `unpack` reads them
  */
 export const storeLinear = async (
   kernels: Kernels,
   source: TensorSource,
   planned: PlannedLinear,
-  quantized: QuantizedLinear,
+  quantized: CodedLinear,
   format: Format,
   writer: ShardWriter,
-  outputConfig: unknown,
+  outputConfigs: Configs,
   meter?: OutputMeter,
 ): Promise<StoredLinear> => {
   const sha256: Record<string, string> = {}
-  for (const tensor of format.pack(planned.name, quantized)) {
+  for (const tensor of format.pack(planned.scheme, quantized)) {
     writer.write(tensor.name, tensor.data)
     sha256[tensor.name] = createHash('sha256').update(tensor.data).digest('hex')
   }
-  const stored = readStored(planned, format, writer, outputConfig)
+  const stored = readStored(planned, format, writer, outputConfigs)
+  if (stored.decode === 'dense') throw new Error('dense')
   const weights = stored.out * stored.in
   const decoded = meter?.keepDecoded ? new Float32Array(weights) : undefined
   const outputs = { error: 0, energy: 0 }

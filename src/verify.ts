@@ -2,14 +2,14 @@
 import { basename, join } from 'node:path'
 import { finiteSource } from './checkpoint/finite-source.ts'
 import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
-import { readJsonObject } from './checkpoint/read-json.ts'
+import { readConfigs } from './checkpoint/read-json.ts'
 import { hashTensor } from './checkpoint/write-safetensors.ts'
-import type { Checkpoint, TensorSource } from './contracts.ts'
+import type { Checkpoint, Configs, TensorSource } from './contracts.ts'
 import { measureRows } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import type { Kernels } from './engine/kernel/pool.ts'
 import { QuantizeError } from './errors.ts'
-import { detectFormat } from './format/index.ts'
+import { configFiles, detectFormat } from './format/index.ts'
 import type { Files } from './io/files.ts'
 import { printable } from './io/printable.ts'
 import { hashFile } from './io/whole-file.ts'
@@ -55,13 +55,14 @@ const figuresOf = async (
   kernels: Kernels,
   source: TensorSource,
   output: Checkpoint,
-  config: Readonly<Record<string, unknown>>,
+  configs: Configs,
   { name, zeroedWeights }: LinearReport,
 ): Promise<WeightFigures> => {
-  const detected = detectFormat(output.tensors, config, output.folder)
+  const detected = detectFormat(output.tensors, configs, output.folder)
   if (!detected?.linears.has(name))
     refuse(output.path, `holds no quantized linear ${printable(name)}; the report lists it`)
-  const stored = detected!.format.unpack(name, part => output.tensors.get(part), config)
+  const stored = detected!.format.unpack(name, part => output.tensors.get(part), configs)
+  if (stored.decode === 'dense') throw new Error('dense')
   const { out, in: inputs } = stored
   if (source.shape.length !== 2 || source.shape[0] !== out || source.shape[1] !== inputs)
     refuse(source.file, `${printable(source.name)} is [${source.shape}]; the output holds [${out}, ${inputs}]`)
@@ -94,10 +95,9 @@ const checkAgainst = async (
     if (sha256 !== report.source.sha256[name])
       refuse(join(source.folder, name), `is not the file that was quantized: SHA-256 ${sha256}`)
   }
-  const configName = files.stat(join(output.folder, 'config.json')) ? 'config.json' : 'quantize_config.json'
-  const config = readJsonObject(join(output.folder, configName), files) ?? {}
+  const configs = readConfigs(output.folder, configFiles, files)
   for (const linear of report.linears) {
-    const figures = await figuresOf(kernels, sourceTensor(source, `${linear.name}.weight`), output, config, linear)
+    const figures = await figuresOf(kernels, sourceTensor(source, `${linear.name}.weight`), output, configs, linear)
     for (const [figure, value] of Object.entries(figures)) {
       const said = linear[figure as keyof WeightFigures]
       if (said !== value)

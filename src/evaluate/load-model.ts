@@ -1,10 +1,10 @@
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
-import { readJsonObject } from '../checkpoint/read-json.ts'
+import { readConfigs } from '../checkpoint/read-json.ts'
 import { readWeight } from '../checkpoint/read-weight.ts'
 import type { Checkpoint, Model } from '../contracts.ts'
 import type { ReadWeight } from '../engine/ort/activations.ts'
 import { QuantizeError } from '../errors.ts'
-import { detectFormat } from '../format/index.ts'
+import { configFiles, detectFormat } from '../format/index.ts'
 import type { Files } from '../io/files.ts'
 import { shown } from '../model/config.ts'
 import { buildModel } from '../model/graph.ts'
@@ -28,15 +28,16 @@ export const loadModel = (path: string, files: Files): LoadedModel => {
   const checkpoint = openCheckpoint(path, files)
   try {
     const configFile = `${checkpoint.folder}/config.json`
-    const config = readJsonObject(configFile, files)
+    const configs = readConfigs(checkpoint.folder, configFiles, files)
+    const config = configs['config.json'] as Readonly<Record<string, unknown>> | undefined
     if (!config) throw new QuantizeError('bad-input', `${checkpoint.folder}: no config.json stands beside the weights`)
-    const detected = detectFormat(checkpoint.tensors, config, checkpoint.folder)
+    const detected = detectFormat(checkpoint.tensors, configs, checkpoint.folder)
     if (!detected && config.quantization_config) throw unknownQuantization(configFile, config.quantization_config)
     const model = buildModel(config, checkpoint.tensors, configFile, detected?.linears)
     const read: ReadWeight = view => {
       const module = view.tensor.replace(/\.weight$/, '')
       if (!detected?.linears.has(module)) return readWeight(checkpoint, view).data
-      return dequantize(detected.format.unpack(module, name => checkpoint.tensors.get(name), config))
+      return dequantize(detected.format.unpack(module, name => checkpoint.tensors.get(name), configs))
     }
     return { checkpoint, model, format: detected?.format.name, read }
   } catch (error) {

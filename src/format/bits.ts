@@ -1,15 +1,16 @@
 /**
- * Codes of 2, 3, 4 or 8 bits in 32-bit words: one continuous bit stream along a line of codes, low bits first. Value i of a line stands
- * at bits [b·i, b·i + b) of it; for 2, 4 and 8 bits no value straddles two words, for 3 bits 32 values take three words.
+ * Codes of 1 to 8 bits in 32-bit words: one continuous bit stream along a line of codes, low bits first. Value i of a line stands
+ * at bits [b·i, b·i + b) of it; for 1, 2, 4 and 8 bits no value straddles two words, for 3 bits 32 values take three words. What is left of
+ * a line's last word is zero.
  * Four codes (a "quad", one 32-bit load) are moved at a time.
  */
 import type { Bits } from '../contracts.ts'
 
-/** The shortest run of codes that fills whole words: 16 codes of 2 bits, 32 of 3 bits (three words), 8 of 4 bits, 4 of 8 bits. */
-export const codesPerUnit = (bits: Bits): number => (bits === 3 ? 32 : 32 / bits)
+/** The shortest run of codes that fills whole words: 16 codes of 2 bits, 32 of 3 bits (three words), 16 of 6 bits, 4 of 8 bits. */
+export const codesPerUnit = (bits: Bits): number => 32 / (bits & -bits)
 
-/** 32-bit words that `count` codes take; count must be a multiple of codesPerUnit(bits). */
-export const wordsFor = (count: number, bits: Bits): number => (count / 32) * bits
+/** 32-bit words that a line of `count` codes takes. */
+export const wordsFor = (count: number, bits: Bits): number => Math.ceil((count * bits) / 32)
 
 /** Outputs packed side by side: 16 words of a row of the transposed layout are one cache line. */
 const tileLines = 16
@@ -32,14 +33,21 @@ const quadsOf = (codes: Uint8Array): Uint32Array => {
   return new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4)
 }
 
-const checkLength = (codes: Uint8Array, lines: number, count: number, bits: Bits): void => {
-  if (codes.length !== lines * count || count % codesPerUnit(bits) !== 0)
-    throw new Error(`${codes.length} codes are not ${lines} lines of ${count} that fill words of ${bits}-bit codes`)
+/** Lines [lines, from] → [lines, to], cut or filled with zeros. */
+const resized = (codes: Uint8Array, lines: number, from: number, to: number): Uint8Array => {
+  if (from === to) return codes
+  const result = new Uint8Array(lines * to)
+  const kept = Math.min(from, to)
+  for (let line = 0; line < lines; line++) result.set(codes.subarray(line * from, line * from + kept), line * to)
+  return result
 }
+
+/** A line's length in whole quads. */
+const wholeQuads = (count: number): number => Math.ceil(count / 4) * 4
 
 /**
  * Packs each line of codes [lines, count] into words.
- * @param transposed false: words [lines, count·bits/32]; true: words [count·bits/32, lines], as GPTQ stores weights
+ * @param transposed false: words [lines, ⌈count·bits/32⌉]; true: words [⌈count·bits/32⌉, lines], as GPTQ stores weights
  * @throws Error when a code does not fit into `bits` (a bug of the caller)
  */
 export const packLines = (
@@ -49,11 +57,11 @@ export const packLines = (
   bits: Bits,
   transposed: boolean,
 ): Uint32Array => {
-  checkLength(codes, lines, count, bits)
+  if (codes.length !== lines * count) throw new Error(`${codes.length} codes are not ${lines} lines of ${count}`)
   const words = new Uint32Array(lines * wordsFor(count, bits))
   const { alongLine, betweenLines } = layoutOf(lines, wordsFor(count, bits), transposed)
-  const quads = quadsOf(codes)
-  const quadsPerLine = count / 4
+  const quads = quadsOf(resized(codes, lines, count, wholeQuads(count)))
+  const quadsPerLine = wholeQuads(count) / 4
   const quadBits = 4 * bits
   const pairMask = ((-1 >>> (32 - 2 * bits)) * 0x00010001) | 0
   const quadMask = (-1 >>> (32 - quadBits)) | 0
@@ -81,7 +89,7 @@ export const packLines = (
   return words
 }
 
-/** The inverse of packLines: codes [lines, count]. `words` must hold lines · count · bits / 32 of them. */
+/** The inverse of packLines: codes [lines, count]. `words` must hold lines · ⌈count · bits / 32⌉ of them. */
 export const unpackLines = (
   words: Uint32Array,
   lines: number,
@@ -89,11 +97,10 @@ export const unpackLines = (
   bits: Bits,
   transposed: boolean,
 ): Uint8Array => {
-  const codes = new Uint8Array(lines * count)
-  checkLength(codes, lines, count, bits)
+  const codes = new Uint8Array(lines * wholeQuads(count))
   const { alongLine, betweenLines } = layoutOf(lines, wordsFor(count, bits), transposed)
   const quads = new Uint32Array(codes.buffer)
-  const quadsPerLine = count / 4
+  const quadsPerLine = wholeQuads(count) / 4
   const quadBits = 4 * bits
   const pairMask = ((-1 >>> (32 - 2 * bits)) * 0x00010001) | 0
   const codeMask = (((1 << bits) - 1) * 0x01010101) | 0
@@ -116,5 +123,5 @@ export const unpackLines = (
       }
     }
   }
-  return codes
+  return resized(codes, lines, wholeQuads(count), count)
 }

@@ -36,7 +36,9 @@ const fits = (bits: Bits, { out, in: inputs }: LinearScheme): boolean =>
 
 /** One sentence on why the words cannot hold this shape, with the bit widths that can. */
 export const gptqRefusal = (scheme: LinearScheme): string | undefined => {
-  const { out, in: inputs, bits } = scheme
+  const { out, in: inputs, bits, grid, group } = scheme
+  if (grid !== 'int') return `GPTQ stores integers, not ${grid}; --grid int would fit`
+  if (group === 'block') return 'GPTQ has one scale for a row of a group, not for a block; --group 128 would fit'
   if (!isBits(bits)) return `GPTQ words hold codes of 2, 3, 4 or 8 bits, not of ${bits}`
   if (fits(bits, scheme)) return undefined
   const unit = codesPerUnit(bits)

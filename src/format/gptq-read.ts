@@ -1,12 +1,13 @@
 /** Reading GPTQ checkpoints, ours and others'. Shapes decide; the config must agree with them. */
 import type {
   Bits,
+  CodedLinear,
   Group,
   LinearScheme,
-  QuantizedLinear,
   TensorInfo,
   TensorLookup,
   TensorSource,
+  WeightDtype,
 } from '../contracts.ts'
 import { toFloat32 } from '../dtype/convert.ts'
 import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
@@ -87,6 +88,13 @@ const groupSizeOf = (scales: TensorInfo, { in: inputs, groups }: Geometry, decla
   throw damaged(scales, `has ${groups} groups for ${inputs} inputs, the config says group_size ${declared?.groupSize}`)
 }
 
+/** What a GPTQ linear is beyond its geometry. The source's dtype is not stored: its scales' is taken. */
+const integerWeight = ({ name, dtype }: TensorInfo) => ({
+  role: /(^|\.)lm_head\.scales$/.test(name) ? ('head' as const) : ('linear' as const),
+  dtype: dtype as WeightDtype,
+  grid: 'int' as const,
+})
+
 const schemeOf = (name: string, parts: Parts<TensorInfo>, declared: GptqDeclaration): LinearScheme => {
   const geometry = geometryOf(parts)
   if (geometry.bits !== declared.bits && !declared.overrides)
@@ -94,7 +102,7 @@ const schemeOf = (name: string, parts: Parts<TensorInfo>, declared: GptqDeclarat
   const size = groupSizeOf(parts.scales, geometry, declared)
   const group: Group = geometry.groups === 1 ? 'channel' : size
   const actOrder = declared.descAct ? 'g_idx' : declared.staticGroups ? 'static' : 'none'
-  return { name, ...geometry, symmetric: declared.symmetric, group, actOrder }
+  return { ...integerWeight(parts.scales), name, ...geometry, symmetric: declared.symmetric, group, actOrder }
 }
 
 /**
@@ -117,6 +125,8 @@ export const detectGptq = (
   }
   return linears
 }
+
+const none = new Float32Array(0)
 
 const readAll = (tensor: TensorSource): Uint8Array => {
   const bytes = tensor.read()
@@ -141,11 +151,11 @@ const readScales = (tensor: TensorSource, { out, groups }: Geometry): Float32Arr
  * this rule it is 0, as in loaders that add and mask; those that do not mask see 2^b, and GPTQModel, which adds 1 to each field of a
  * 2-, 4- or 8-bit word in one integer addition, carries into the next output's zero point.
  */
-const readZeros = (tensor: TensorSource, { out, bits, groups }: Geometry, version: 1 | 2): Uint8Array => {
+const readZeros = (tensor: TensorSource, { out, bits, groups }: Geometry, version: 1 | 2): Float32Array => {
   const fields = unpackLines(words(tensor), groups, out, bits, false)
   const mask = (1 << bits) - 1
   if (version === 1) for (let i = 0; i < fields.length; i++) fields[i] = (fields[i] + 1) & mask
-  return transpose(fields, groups, out, new Uint8Array(fields.length))
+  return Float32Array.from(transpose(fields, groups, out, new Uint8Array(fields.length)))
 }
 
 const readGroups = (parts: Parts<TensorSource>, geometry: Geometry, declared?: GptqDeclaration): Int32Array => {
@@ -166,7 +176,7 @@ const readGroups = (parts: Parts<TensorSource>, geometry: Geometry, declared?: G
  * Format.unpack. The version is the config's, or `version` where the config declares no GPTQ; scales may also be BF16 or F32.
  * @throws QuantizeError bad-input naming the tensor or the config's field
  */
-export const unpackGptq = (module: string, lookup: TensorLookup, config: unknown, version: 1 | 2): QuantizedLinear => {
+export const unpackGptq = (module: string, lookup: TensorLookup, config: unknown, version: 1 | 2): CodedLinear => {
   const declared = declaredGptq(config)
   const parts = partsOf(module, lookup)
   const geometry = geometryOf(parts)
@@ -181,5 +191,7 @@ export const unpackGptq = (module: string, lookup: TensorLookup, config: unknown
     scales: readScales(parts.scales, geometry),
     zeros: readZeros(parts.qzeros, geometry, declared?.version ?? version),
     codes: unpackLines(words(parts.qweight), out, inputs, bits, true),
+    biases: none,
+    levels: none,
   }
 }

@@ -1,4 +1,4 @@
-import type { Format, LinearScheme, TensorInfo } from '../contracts.ts'
+import type { Configs, Format, LinearScheme, TensorInfo } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { gptq, gptqV2 } from './gptq.ts'
@@ -10,6 +10,9 @@ export const formats = {
 } satisfies Readonly<Record<string, Format>>
 
 export type FormatName = keyof typeof formats
+
+/** Files beside the weights that formats read: `Configs` holds those that are there. */
+export const configFiles = ['config.json', 'quantize_config.json', 'quant_config.json', 'quanto_qmap.json'] as const
 
 export const formatNames: readonly string[] = Object.keys(formats)
 
@@ -28,17 +31,17 @@ export interface DetectedFormat {
 
 /**
  * The format of a checkpoint's quantized linears, or undefined when it declares none that we know.
- * @param config its config.json, or its quantize_config.json where there is no other
+ * @param configs its config files, by name (`configFiles`)
  * @param where the checkpoint, for messages that name a field or a tensor but no file
  * @throws QuantizeError as Format.detect
  */
 export const detectFormat = (
   tensors: ReadonlyMap<string, TensorInfo>,
-  config: unknown,
+  configs: Configs,
   where: string,
 ): DetectedFormat | undefined => {
   for (const format of Object.values(formats)) {
-    const linears = located(where, () => format.detect(tensors, config))
+    const linears = located(where, () => format.detect(tensors, configs))
     if (linears) return { format, linears }
   }
   return undefined

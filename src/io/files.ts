@@ -49,7 +49,7 @@ export interface Files {
   /** Whole text of a small file, UTF-8; throws QuantizeError bad-input over `maxBytes` or when it is not UTF-8. */
   readText(path: string, maxBytes: number): string
   /** Writes a whole file under a temporary name, syncs it and renames it into place; an old file there is replaced. */
-  writeText(path: string, text: string): void
+  writeText(path: string, content: string | Uint8Array): void
 }
 
 const maxPieceBytes = 2 ** 30 // Node takes at most 2^31 - 1 bytes in one call
@@ -188,14 +188,14 @@ const writeNew = (path: string, data: Uint8Array): void => {
   }
 }
 
-const writeText: Files['writeText'] = (path, text) => {
+const writeText: Files['writeText'] = (path, content) => {
   const there = stat(path)
   if (there !== undefined && there.kind !== 'file')
     throw new QuantizeError('bad-input', `${printable(path)}: cannot be written: it is not a regular file`)
   const temporary = `${path}.tmp`
   remove(temporary)
   try {
-    writeNew(temporary, new TextEncoder().encode(text))
+    writeNew(temporary, typeof content === 'string' ? new TextEncoder().encode(content) : content)
     rename(temporary, path)
   } catch (error) {
     remove(temporary)

@@ -1,4 +1,4 @@
-import type { QuantizedLinear } from '../contracts.ts'
+import type { CodedLinear } from '../contracts.ts'
 import { type FitRule, fitGroup, fitJointly } from './fit.ts'
 import { type Affine, decode, encode, maxCodeOf } from './grid/uniform.ts'
 
@@ -22,7 +22,7 @@ export interface Encoder {
 }
 
 export interface AffineEncoder extends Encoder {
-  result(): QuantizedLinear
+  result(): CodedLinear
 }
 
 export interface EncoderOptions extends FitRule {
@@ -45,7 +45,7 @@ export const affineEncoder = ({ out, groupOf, fitUnit, joint, ...rule }: Encoder
   const maxCode = maxCodeOf(rule.grid)
   const codes = new Uint8Array(out * inputs)
   const scales = new Float32Array(out * groups)
-  const zeros = new Uint8Array(out * groups)
+  const zeros = new Float32Array(out * groups)
   const parametersAt = (at: number): Affine => ({ scale: scales[at], zero: zeros[at] })
   return {
     step: 1,
@@ -69,6 +69,17 @@ export const affineEncoder = ({ out, groupOf, fitUnit, joint, ...rule }: Encoder
       })
       return [decoded]
     },
-    result: () => ({ decode: 'affine', out, in: inputs, bits: rule.grid.bits, codes, scales, zeros, groupOf }),
+    result: () => ({
+      decode: 'affine',
+      out,
+      in: inputs,
+      bits: rule.grid.bits,
+      codes,
+      scales,
+      zeros,
+      biases: new Float32Array(0),
+      levels: new Float32Array(0),
+      groupOf,
+    }),
   }
 }

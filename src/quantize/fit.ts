@@ -2,14 +2,14 @@
  * Parameters of groups: range, then the clip's search. The fast twin is src/engine/kernel/assembly/fit.ts: the same float32 operations in
  * the same order, one test holds them equal.
  */
-import type { Grid, Storage } from '../contracts.ts'
+import type { Storage, UniformGrid } from '../contracts.ts'
 import type { Clip } from './clip/clip.ts'
 import { type Affine, maxCodeOf, rangeParameters } from './grid/uniform.ts'
 import { clamp, roundHalfEven } from './numeric.ts'
 
 /** How one group's weights become its parameters. */
 export interface FitRule {
-  readonly grid: Grid
+  readonly grid: UniformGrid
   readonly clip: Clip
   readonly storage: Storage
 }

@@ -1,5 +1,5 @@
 /** Quantizes one linear with the kernels: grid, clip, granularity and rounding put together; bit for bit what reference.ts computes. */
-import type { ActOrder, ClipName, Grid, Group, QuantizedLinear, Storage } from '../contracts.ts'
+import type { ActOrder, ClipName, CodedLinear, Group, Storage, UniformGrid } from '../contracts.ts'
 import type { Factor } from '../engine/kernel/factor.ts'
 import { allocateAll, freeAll, type Region } from '../engine/kernel/heap.ts'
 import { columnBytes, gridRecordBytes, panelRows, writeGridRecord } from '../engine/kernel/layout.ts'
@@ -26,7 +26,7 @@ export type LinearRounding =
 
 /** One linear and what becomes of it. */
 export interface LinearJob extends Matrix {
-  readonly grid: Grid
+  readonly grid: UniformGrid
   readonly clip: ClipName
   readonly group: Group
   readonly storage: Storage
@@ -36,7 +36,7 @@ export interface LinearJob extends Matrix {
 }
 
 export interface RoundedLinear {
-  readonly quantized: QuantizedLinear
+  readonly quantized: CodedLinear
   /** Σ e² = tr(ΔW H ΔWᵀ) with the H of the factor, summed in float64; undefined without feedback. When it is not finite the sweep diverged and the codes are of no use. */
   readonly loss: number | undefined
 }
@@ -83,7 +83,7 @@ const writeTables = (kernels: Kernels, prepared: Prepared, joint: Affine | undef
   const record = {
     maxCode: maxCodeOf(rule.grid),
     symmetric: rule.grid.symmetric,
-    zeroRange: rule.storage.zeroRange,
+    zeroRange: rule.storage.zeroRange!,
     scaleShift: shift,
     scaleFloor: smallest,
     shrinks: rule.clip.shrinks,
@@ -157,12 +157,7 @@ const callsFor = (
 }
 
 /** [panel][group][48] → [row][group] */
-const collectParameters = (
-  from: Float32Array,
-  into: Float32Array | Uint8Array,
-  groups: number,
-  { firstRow, rows }: Chunk,
-): void => {
+const collectParameters = (from: Float32Array, into: Float32Array, groups: number, { firstRow, rows }: Chunk): void => {
   for (let row = 0; row < rows; row++) {
     const panel = Math.floor(row / panelRows) * groups * panelRows + (row % panelRows)
     const to = (firstRow + row) * groups
@@ -189,7 +184,7 @@ export const quantizeLinear = async (kernels: Kernels, job: LinearJob): Promise<
   const joint = shape.joint ? await fitTensor(kernels, job, weighting, rule) : undefined
   const codes = new Uint8Array(out * inputs)
   const scales = new Float32Array(out * groups).fill(joint?.scale ?? 0)
-  const zeros = new Uint8Array(out * groups).fill(joint?.zero ?? 0)
+  const zeros = new Float32Array(out * groups).fill(joint?.zero ?? 0)
   const losses = new Float64Array(out)
   const tables = writeTables(kernels, prepared, joint)
   const feedback = rounding.name === 'gptq'
@@ -221,5 +216,20 @@ export const quantizeLinear = async (kernels: Kernels, job: LinearJob): Promise<
   }
   const loss = feedback ? losses.reduce((total, value) => total + value, 0) : undefined
   if (loss === undefined || Number.isFinite(loss)) checkScales(job, scales, groups)
-  return { quantized: { decode: 'affine', out, in: inputs, bits: rule.grid.bits, codes, scales, zeros, groupOf }, loss }
+  const none = new Float32Array(0)
+  return {
+    quantized: {
+      decode: 'affine',
+      out,
+      in: inputs,
+      bits: rule.grid.bits,
+      codes,
+      scales,
+      zeros,
+      biases: none,
+      levels: none,
+      groupOf,
+    },
+    loss,
+  }
 }

@@ -1,5 +1,5 @@
 /** The whole of one linear by the TypeScript reference: what quantize-linear.ts computes with the kernels, for any encoder, slowly. */
-import type { ActOrder, Group, QuantizedLinear } from '../contracts.ts'
+import type { ActOrder, CodedLinear, Group } from '../contracts.ts'
 import { affineEncoder } from './encoder.ts'
 import { type FitRule, normalizedWeighting } from './fit.ts'
 import { columnGroups, fitsInSweep, granularity, naturalOrder } from './granularity.ts'
@@ -27,7 +27,7 @@ export const quantizeReference = (
   out: number,
   inputs: number,
   { group, weighting, feedback, ...rule }: ReferenceJob,
-): { readonly quantized: QuantizedLinear; readonly loss: number | undefined } => {
+): { readonly quantized: CodedLinear; readonly loss: number | undefined } => {
   const shape = granularity(group, inputs)
   const order = feedback?.order ?? naturalOrder(inputs)
   const actOrder = feedback?.actOrder ?? 'static'

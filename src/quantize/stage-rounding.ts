@@ -1,5 +1,5 @@
 /** How the linears of one stage are rounded: all that they share is prepared once, from what their tap saw. */
-import type { ClipName, LinearScheme, QuantizedLinear, Statistics, Storage, TensorSource } from '../contracts.ts'
+import type { ClipName, CodedLinear, LinearScheme, Statistics, Storage, TensorSource } from '../contracts.ts'
 import { packFactor } from '../engine/kernel/factor.ts'
 import { matrixOf } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
@@ -8,10 +8,11 @@ import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Recipe } from '../recipe.ts'
 import { actOrder } from './act-order.ts'
+import { uniformGrid } from './grid/uniform.ts'
 import { type LinearRounding, quantizeLinear } from './quantize-linear.ts'
 
 export interface Rounded {
-  readonly quantized: QuantizedLinear
+  readonly quantized: CodedLinear
   readonly method: 'rtn' | 'gptq'
   /** Why the method asked for was not used; null: it was. */
   readonly fallback: string | null
@@ -43,7 +44,7 @@ const roundWith = async (
   const { name, out, in: inputs, bits, symmetric, group } = scheme
   const { quantized, loss } = await quantizeLinear(kernels, {
     ...matrixOf(source, out, inputs),
-    grid: { name: `int${bits}`, bits, symmetric },
+    grid: uniformGrid(bits, symmetric),
     clip,
     group,
     storage,

@@ -11,6 +11,8 @@ export interface ScaleDtype {
 }
 
 export const scaleDtypes: Readonly<Record<Storage['scaleDtype'], ScaleDtype>> = {
+  E8M0: { shift: 23, smallest: 2 ** -127, largest: 2 ** 127 },
+  E4M3: { shift: 20, smallest: 2 ** -9, largest: 448 },
   F16: { shift: 13, smallest: 1 / 16384, largest: 65504 },
   BF16: { shift: 16, smallest: 1.1754943508222875e-38, largest: 3.3895313892515355e38 },
   F32: { shift: 0, smallest: 1.1754943508222875e-38, largest: 3.4028234663852886e38 },

@@ -49,6 +49,7 @@ const linearReport = (facts: LinearFacts): LinearReport => {
     shape: [scheme.out, scheme.in],
     method: facts.method,
     fallback: facts.fallback,
+    grid: scheme.grid,
     bits: scheme.bits,
     symmetric: scheme.symmetric,
     group: scheme.group,

@@ -9,17 +9,20 @@ const packedByDefinition = (line: Uint8Array, bits: number): number[] => {
   line.forEach((code, i) => {
     stream |= BigInt(code) << BigInt(bits * i)
   })
-  return Array.from({ length: (line.length * bits) / 32 }, (_, i) => Number((stream >> BigInt(32 * i)) & 0xffffffffn))
+  return Array.from({ length: Math.ceil((line.length * bits) / 32) }, (_, i) =>
+    Number((stream >> BigInt(32 * i)) & 0xffffffffn),
+  )
 }
 
 const blocks = fc
   .record({
-    bits: fc.constantFrom<Bits>(2, 3, 4, 8),
+    bits: fc.constantFrom<Bits>(1, 2, 3, 4, 5, 6, 7, 8),
     lines: fc.integer({ min: 1, max: 37 }),
-    units: fc.integer({ min: 1, max: 11 }),
+    length: fc.integer({ min: 1, max: 11 }),
+    whole: fc.boolean(),
   })
-  .chain(({ bits, lines, units }) => {
-    const count = units * codesPerUnit(bits)
+  .chain(({ bits, lines, length, whole }) => {
+    const count = whole ? length * codesPerUnit(bits) : 7 * length + 1
     const codes = fc.uint8Array({ minLength: lines * count, maxLength: lines * count, max: 2 ** bits - 1 })
     return fc.record({ bits: fc.constant(bits), lines: fc.constant(lines), count: fc.constant(count), codes })
   })

@@ -6,6 +6,9 @@ const block = (index: number, name: string): string => `model.layers.${index}.${
 
 const scheme = (name: string, change: Partial<LinearScheme> = {}): LinearScheme => ({
   name,
+  role: 'linear',
+  dtype: 'F16',
+  grid: 'int',
   out: 256,
   in: 256,
   bits: 4,
@@ -19,7 +22,9 @@ const scheme = (name: string, change: Partial<LinearScheme> = {}): LinearScheme 
 const facts = (change: Partial<AssembleFacts> = {}): AssembleFacts => ({
   linears: ['self_attn.q_proj', 'self_attn.k_proj', 'mlp.down_proj'].map(name => scheme(block(0, name))),
   kept: [],
+  rest: [],
   method: 'gptq',
+  grid: 'int',
   bits: 4,
   symmetric: true,
   group: 128,
@@ -32,7 +37,7 @@ const facts = (change: Partial<AssembleFacts> = {}): AssembleFacts => ({
 
 /** The quantization config that assemble writes, from quantize_config.json. */
 const written = (change: Partial<AssembleFacts> = {}, name: keyof typeof formats = 'gptq'): Record<string, unknown> =>
-  JSON.parse(formats[name].assemble(undefined, facts(change)).get('quantize_config.json')!)
+  JSON.parse(formats[name].assemble(undefined, facts(change)).get('quantize_config.json') as string)
 
 describe('assemble', () => {
   it('amends config.json: every other key and the order stay', () => {
@@ -40,9 +45,9 @@ describe('assemble', () => {
     const files = formats.gptq.assemble(source, facts())
     expect([...files.keys()].sort()).toEqual(['config.json', 'quantize_config.json'])
     expect(files.get('config.json')).toBe(
-      `${JSON.stringify({ ...source, quantization_config: JSON.parse(files.get('quantize_config.json')!) }, null, 2)}\n`,
+      `${JSON.stringify({ ...source, quantization_config: JSON.parse(files.get('quantize_config.json') as string) }, null, 2)}\n`,
     )
-    expect(Object.keys(JSON.parse(files.get('config.json')!))).toEqual(Object.keys(source))
+    expect(Object.keys(JSON.parse(files.get('config.json') as string))).toEqual(Object.keys(source))
     expect(source.quantization_config).toEqual({ old: true })
   })
 

@@ -3,13 +3,13 @@ import { describe, expect, it } from 'vitest'
 import type { LinearScheme, StoredTensor, TensorInfo, TensorLookup } from '../../src/contracts.ts'
 import { type ErrorCode, QuantizeError } from '../../src/errors.ts'
 import { formats } from '../../src/format/index.ts'
-import { infoMap, linearSpecs, lookupIn, randomLinear, schemeOf, sourceOf } from './linears.ts'
+import { infoMap, linearSpecs, lookupIn, randomLinear, schemeFor, schemeOf, sourceOf } from './linears.ts'
 
 const { gptq, 'gptq:v2': gptqV2 } = formats
 
 const spec = { out: 16, in: 64, bits: 4, groups: 2, order: 'none', lowest: 1, seed: 3 } as const
 const linear = randomLinear(spec)
-const stored = gptq.pack('m', linear)
+const stored = gptq.pack(schemeFor('m', linear), linear)
 const sound = { quant_method: 'gptq', bits: 4, group_size: 32, desc_act: false, sym: false, checkpoint_format: 'gptq' }
 const configWith = (change: object) => ({ model_type: 'llama', quantization_config: { ...sound, ...change } })
 
@@ -43,7 +43,7 @@ describe('detect', () => {
   it('finds every module with its scheme, by shapes', () => {
     fc.assert(
       fc.property(linearSpecs(1), fc.boolean(), (random, symmetric) => {
-        const packed = gptq.pack('model.layers.0.mlp.up_proj', randomLinear(random))
+        const packed = gptq.pack(schemeFor('model.layers.0.mlp.up_proj', randomLinear(random)), randomLinear(random))
         const tensors = infoMap([...packed, { name: 'model.norm.weight', dtype: 'F16', shape: [4], bytes: 8 }])
         const scheme = schemeOf('model.layers.0.mlp.up_proj', random, symmetric)
         const config = configWith({

@@ -1,13 +1,13 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { Bits, Format, QuantizedLinear, StoredTensor } from '../../src/contracts.ts'
+import type { Bits, CodedLinear, Format, StoredTensor } from '../../src/contracts.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { detectFormat, formatNamed, formats } from '../../src/format/index.ts'
-import { hexWords, infoMap, linearSpecs, lookupIn, randomLinear, schemeOf } from './linears.ts'
+import { hexWords, infoMap, linearSpecs, lookupIn, randomLinear, schemeFor, schemeOf } from './linears.ts'
 
 const both: [string, Format][] = Object.entries(formats)
 
-const withZeros = (bits: Bits, zero: number): QuantizedLinear => {
+const withZeros = (bits: Bits, zero: number): CodedLinear => {
   const linear = randomLinear({ out: 32, in: 32, bits, groups: 1, order: 'none', lowest: 1, seed: 7 })
   return { ...linear, zeros: linear.zeros.fill(zero) }
 }
@@ -22,7 +22,7 @@ describe.each(both)('%s: pack and unpack', (name, format) => {
     fc.assert(
       fc.property(linearSpecs(lowest), spec => {
         const linear = randomLinear(spec)
-        expect(format.unpack('m', lookupIn(format.pack('m', linear)), undefined)).toEqual(linear)
+        expect(format.unpack('m', lookupIn(format.pack(schemeFor('m', linear), linear)), {})).toEqual(linear)
       }),
       { numRuns: 120 },
     )
@@ -31,7 +31,7 @@ describe.each(both)('%s: pack and unpack', (name, format) => {
   it('stores what layout promises', () => {
     fc.assert(
       fc.property(linearSpecs(lowest), spec => {
-        const stored = format.pack('m', randomLinear(spec))
+        const stored = format.pack(schemeFor('m', randomLinear(spec)), randomLinear(spec))
         expect(stored.map(({ data, ...info }) => info)).toEqual(format.layout(schemeOf('m', spec)))
         for (const { data, bytes } of stored) expect(data.byteLength).toBe(bytes)
       }),
@@ -79,7 +79,7 @@ describe('zero points', () => {
 
   it('v1 reads an all-ones field as 0, and refuses to write it', () => {
     const linear = withZeros(4, 0)
-    expect(() => formats.gptq.pack('m', linear)).toThrow(/zero point of 0/)
+    expect(() => formats.gptq.pack(schemeFor('m', linear), linear)).toThrow(/zero point of 0/)
     const wrapped = formats['gptq:v2'].pack('m', { ...linear, zeros: linear.zeros.map(() => 15) })
     expect(formats.gptq.unpack('m', lookupIn(wrapped), undefined).zeros).toEqual(linear.zeros)
   })
@@ -87,12 +87,14 @@ describe('zero points', () => {
   it('the config, not the caller, says which version is read', () => {
     const linear = withZeros(4, 8)
     const v2 = { quantization_config: { quant_method: 'gptq', bits: 4, group_size: -1, checkpoint_format: 'gptq_v2' } }
-    expect(formats.gptq.unpack('m', lookupIn(formats['gptq:v2'].pack('m', linear)), v2).zeros).toEqual(linear.zeros)
+    expect(
+      formats.gptq.unpack('m', lookupIn(formats['gptq:v2'].pack(schemeFor('m', linear), linear)), v2).zeros,
+    ).toEqual(linear.zeros)
   })
 })
 
 it('qweight runs along in, qzeros along out, scales are [G, out]', () => {
-  const linear: QuantizedLinear = {
+  const linear: CodedLinear = {
     decode: 'affine',
     out: 8,
     in: 16,
@@ -104,7 +106,7 @@ it('qweight runs along in, qzeros along out, scales are [G, out]', () => {
     zeros: Uint8Array.from({ length: 16 }, (_, i) => (i % 2 === 0 ? i / 2 + 1 : 15)),
     groupOf: Int32Array.from({ length: 16 }, (_, i) => i % 2),
   }
-  const packed = formats.gptq.pack('m', linear)
+  const packed = formats.gptq.pack(schemeFor('m', linear), linear)
   const qweight = hexWords(dataOf(packed, 'qweight'))
   expect(qweight[2]).toBe('1C970F38')
   expect(qweight[8 + 2]).toBe('1C970F38')
@@ -170,7 +172,7 @@ it('formatNamed and detectFormat know what there is', () => {
     expect(() => formatNamed(name)).toThrow(
       new QuantizeError('bad-option', `--format ${name} is not known; known: gptq, gptq:v2`),
     )
-  const stored = infoMap(formats['gptq:v2'].pack('m', withZeros(4, 8)))
+  const stored = infoMap(formats['gptq:v2'].pack(schemeFor('m', withZeros(4, 8)), withZeros(4, 8)))
   const config = { quantization_config: { quant_method: 'gptq', bits: 4, group_size: -1, format: 'gptq_v2' } }
   expect(detectFormat(stored, config, 'model')?.format.name).toBe('gptq:v2')
   expect(detectFormat(stored, {}, 'model')).toBeUndefined()

@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import type {
   ActOrder,
   Bits,
+  CodedLinear,
   LinearScheme,
   QuantizedLinear,
   StoredTensor,
@@ -43,7 +44,7 @@ const shuffle = (values: Int32Array, random: () => number): void => {
   }
 }
 
-export const randomLinear = ({ out, in: inputs, bits, groups, order, lowest, seed }: LinearSpec): QuantizedLinear => {
+export const randomLinear = ({ out, in: inputs, bits, groups, order, lowest, seed }: LinearSpec): CodedLinear => {
   const random = generator(seed)
   const maxCode = 2 ** bits - 1
   const groupOf = Int32Array.from({ length: inputs }, (_, i) => Math.floor(i / (inputs / groups)))
@@ -55,8 +56,10 @@ export const randomLinear = ({ out, in: inputs, bits, groups, order, lowest, see
     in: inputs,
     bits,
     codes: Uint8Array.from({ length: out * inputs }, () => Math.floor(random() * (maxCode + 1))),
-    zeros: Uint8Array.from({ length: out * groups }, () => lowest + Math.floor(random() * (maxCode + 1 - lowest))),
+    zeros: Float32Array.from({ length: out * groups }, () => lowest + Math.floor(random() * (maxCode + 1 - lowest))),
     scales: toFloat32(fromFloat32(scales, 'F16'), 'F16'),
+    biases: new Float32Array(0),
+    levels: new Float32Array(0),
     groupOf,
   }
 }
@@ -82,6 +85,9 @@ export const linearSpecs = (lowest: number): fc.Arbitrary<LinearSpec> =>
 
 export const schemeOf = (name: string, spec: Omit<LinearSpec, 'lowest' | 'seed'>, symmetric = false): LinearScheme => ({
   name,
+  role: 'linear',
+  dtype: 'F16',
+  grid: 'int',
   out: spec.out,
   in: spec.in,
   bits: spec.bits,
@@ -90,6 +96,16 @@ export const schemeOf = (name: string, spec: Omit<LinearSpec, 'lowest' | 'seed'>
   groups: spec.groups,
   actOrder: spec.order,
 })
+
+/** The scheme of a linear of integers, for pack. */
+export const schemeFor = (name: string, { out, in: inputs, bits, scales }: CodedLinear): LinearScheme =>
+  schemeOf(name, { out, in: inputs, bits, groups: scales.length / out, order: 'none' })
+
+/** A linear that is stored as codes. */
+export const codedOf = (linear: QuantizedLinear): CodedLinear => {
+  if (linear.decode === 'dense') throw new Error('a dense linear')
+  return linear
+}
 
 export const sourceOf = (tensor: StoredTensor): TensorSource => ({
   ...tensor,

@@ -153,7 +153,7 @@ const configParser: Parser = {
     const { files, largestRead } = memoryFiles({ 'm/config.json': bytes })
     const read = readJsonObject('m/config.json', files)
     for (const tensors of [packedTensors, plainTensors]) {
-      const detected = detectFormat(tensors, read, 'm')
+      const detected = detectFormat(tensors, { 'config.json': read }, 'm')
       const built = buildModel(read, tensors, 'm/config.json', detected?.linears)
       expectThat(built.blocks.length > 0 && built.vocabulary > 0, 'a model has blocks and a vocabulary')
     }
@@ -174,9 +174,9 @@ const gptqParser: Parser = {
     const { files, largestRead } = memoryFiles({ 'm/model.safetensors': bytes })
     const { tensors } = openCheckpoint('m', files)
     const read = JSON.parse(gptqConfig())
-    const detected = detectFormat(tensors, read, 'm')!
+    const detected = detectFormat(tensors, { 'config.json': read }, 'm')!
     for (const name of detected.linears.keys()) {
-      const linear = detected.format.unpack(name, part => tensors.get(part), read)
+      const linear = detected.format.unpack(name, part => tensors.get(part), { 'config.json': read })
       expectThat(dequantize(linear).every(Number.isFinite), 'weights are finite')
     }
     return largestRead()

@@ -6,6 +6,7 @@ import type { PanelDtype } from '../../src/engine/kernel/panels.ts'
 import type { Kernels } from '../../src/engine/kernel/pool.ts'
 import { type Panels, panelsOf, writePanels } from '../../src/engine/ort/panels.ts'
 import { clips } from '../../src/quantize/clip/index.ts'
+import { uniformGrid } from '../../src/quantize/grid/uniform.ts'
 import { quantizeLinear, type RoundedLinear } from '../../src/quantize/quantize-linear.ts'
 import { quantizeReference } from '../../src/quantize/reference.ts'
 
@@ -130,7 +131,7 @@ export const byKernels = async (
   { bits, symmetric, dtype, ...setting }: Setting,
   feedback?: Feedback,
 ): Promise<RoundedLinear> => {
-  const grid = { name: 'int', bits, symmetric }
+  const grid = uniformGrid(bits, symmetric)
   const job = { ...setting, name: 'w', dtype, source: fromFloat32(W, dtype), grid }
   if (!feedback) return quantizeLinear(kernels, { ...job, rounding: { name: 'nearest' } })
   const { U, actOrder, order } = feedback
@@ -150,7 +151,7 @@ export const byReference = (
 ): RoundedLinear =>
   quantizeReference(toFloat32(fromFloat32(W, dtype), dtype), out, inputs, {
     ...setting,
-    grid: { name: 'int', bits, symmetric },
+    grid: uniformGrid(bits, symmetric),
     clip: clips[clip],
     feedback: feedback && { factor: feedback.U, actOrder: feedback.actOrder, order: feedback.order },
   })

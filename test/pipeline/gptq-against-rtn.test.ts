@@ -32,7 +32,10 @@ const compare = async (fixture: FixtureModel, windows: readonly Int32Array[], re
     const plain = plainRounding(kernels, recipe)
     const round = async (rounding: StageRounding, { name, out, in: inputs, weight }: Linear) => {
       const { groups } = granularity(group, inputs)
-      const scheme = { name, out, in: inputs, bits, symmetric, group, groups, actOrder }
+      const scheme = {
+        ...({ name, role: 'linear', dtype: 'F32', grid: 'int', out, in: inputs } as const),
+        ...{ bits, symmetric, group, groups, actOrder },
+      }
       const { quantized, method } = await rounding.round(checkpoint.tensors.get(weight.tensor)!, scheme, storage)
       const decoded = dequantize(quantized)
       const original = read(weight)

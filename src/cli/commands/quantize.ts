@@ -1,11 +1,11 @@
 import { availableParallelism } from 'node:os'
 import { basename, extname, join, resolve, sep } from 'node:path'
 import { openCheckpoint } from '../../checkpoint/open-checkpoint.ts'
-import { readJsonObject } from '../../checkpoint/read-json.ts'
-import type { Checkpoint, Model } from '../../contracts.ts'
+import { readConfigs } from '../../checkpoint/read-json.ts'
+import type { Checkpoint, Configs, Model } from '../../contracts.ts'
 import { QuantizeError } from '../../errors.ts'
 import { unknownQuantization } from '../../evaluate/load-model.ts'
-import { detectFormat } from '../../format/index.ts'
+import { configFiles, detectFormat } from '../../format/index.ts'
 import { nodeClock } from '../../io/clock.ts'
 import { type Files, nodeFiles } from '../../io/files.ts'
 import { memoryBytes } from '../../io/machine.ts'
@@ -24,6 +24,8 @@ import type { QuantizeOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
 
 type Config = Readonly<Record<string, unknown>> | undefined
+
+const sourceConfigOf = (configs: Configs): Config => configs['config.json'] as Config
 
 /** The model's name: its folder's, unless the file has a name of its own. */
 const modelName = (checkpoint: Checkpoint, files: Files): string => {
@@ -47,10 +49,11 @@ const checkOutput = (output: string, checkpoint: Checkpoint, overwrite: boolean,
 }
 
 /** The architecture, or why there is none where the method does not need one. */
-const architectureOf = (checkpoint: Checkpoint, config: Config, recipe: Recipe): Model | string => {
+const architectureOf = (checkpoint: Checkpoint, configs: Configs, recipe: Recipe): Model | string => {
   const configFile = join(checkpoint.folder, 'config.json')
+  const config = sourceConfigOf(configs)
   if (!config) return `no config.json stands beside ${checkpoint.path}`
-  const detected = detectFormat(checkpoint.tensors, config, checkpoint.folder)
+  const detected = detectFormat(checkpoint.tensors, configs, checkpoint.folder)
   if (detected)
     throw new QuantizeError(
       'unsupported',
@@ -71,8 +74,8 @@ export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> 
   const recipe = resolveRecipe(options)
   const checkpoint = openCheckpoint(options.model, files)
   try {
-    const config = readJsonObject(join(checkpoint.folder, 'config.json'), files)
-    const plan = planRun(checkpoint, architectureOf(checkpoint, config, recipe), recipe)
+    const configs = readConfigs(checkpoint.folder, configFiles, files)
+    const plan = planRun(checkpoint, architectureOf(checkpoint, configs, recipe), recipe)
     const output = resolve(options.output ?? defaultOutput(modelName(checkpoint, files), recipe))
     const threads = options.threads ?? availableParallelism()
     const memory = planMemory(plan, options.maxMemory ?? Math.floor(0.8 * memoryBytes()), threads)
@@ -81,7 +84,7 @@ export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> 
     checkMemory(memory)
     const context = { files, clock: nodeClock, threads, memory, progress: ui.report, signal: ui.signal }
     const rules = { overwrite: options.overwrite, resume: options.resume }
-    const report = await runPlan(plan, checkpoint, config, output, rules, context)
+    const report = await runPlan(plan, checkpoint, sourceConfigOf(configs), output, rules, context)
     if (options.report) files.writeText(options.report, reportJson(report))
     tellReport(report, options.output ?? basename(output), options.json, ui)
     if (options.strict) checkFallbacks(report)

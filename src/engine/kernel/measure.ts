@@ -1,5 +1,5 @@
 /** Decodes a linear's codes and compares them with the weights that they stand for, on all threads. */
-import type { QuantizedLinear } from '../../contracts.ts'
+import type { CodedLinear } from '../../contracts.ts'
 import { groupRuns } from '../../quantize/dequantize.ts'
 import { forEachChunk } from './chunks.ts'
 import type { Region } from './heap.ts'
@@ -53,7 +53,7 @@ const pieces = (first: number, end: number, size: number): { readonly first: num
 export const measureRows = async (
   kernels: Kernels,
   matrix: Matrix,
-  linear: QuantizedLinear,
+  linear: CodedLinear,
   visit?: VisitRows,
 ): Promise<RowSums> => {
   const { out, in: inputs } = matrix
@@ -82,7 +82,7 @@ export const measureRows = async (
 const measureTile = async (
   kernels: Kernels,
   matrix: Matrix,
-  { codes, scales, zeros, bits }: QuantizedLinear,
+  { codes, scales, zeros, bits }: CodedLinear,
   runs: Region,
   start: number,
   end: number,

@@ -1,4 +1,4 @@
-import type { Bits, Grid, Storage } from '../../contracts.ts'
+import type { Bits, Storage, UniformGrid } from '../../contracts.ts'
 import { clamp, roundHalfEven } from '../numeric.ts'
 import { roundScale } from '../storage.ts'
 
@@ -6,13 +6,14 @@ import { roundScale } from '../storage.ts'
  * Unsigned codes 0 … 2^bits − 1, w = (code − zero) · scale. The range always holds 0, so that a zero weight stays zero.
  * The rules are GPTQ's (IST-DASLab/gptq, quant.py), with the scale rounded to its storage before codes are chosen.
  */
-export const uniformGrid = (bits: Bits, symmetric: boolean): Grid => ({
-  name: `int${bits}-${symmetric ? 'symmetric' : 'asymmetric'}`,
+export const uniformGrid = (bits: Bits, symmetric: boolean): UniformGrid => ({
+  kind: 'uniform',
+  name: 'int',
   bits,
   symmetric,
 })
 
-export const maxCodeOf = ({ bits }: Grid): number => (1 << bits) - 1
+export const maxCodeOf = ({ bits }: Pick<UniformGrid, 'bits'>): number => (1 << bits) - 1
 
 /** Scale and zero point of one group. */
 export interface Affine {
@@ -20,16 +21,16 @@ export interface Affine {
   readonly zero: number
 }
 
-const symmetricParameters = (low: number, high: number, grid: Grid, { scaleDtype }: Storage): Affine => {
+const symmetricParameters = (low: number, high: number, grid: UniformGrid, { scaleDtype }: Storage): Affine => {
   const zero = 1 << (grid.bits - 1)
   const largest = Math.max(high, -low)
   if (largest === 0) return { scale: 1, zero }
   return { scale: roundScale(Math.fround(largest / (maxCodeOf(grid) / 2)), scaleDtype), zero }
 }
 
-const asymmetricParameters = (low: number, high: number, grid: Grid, storage: Storage): Affine => {
+const asymmetricParameters = (low: number, high: number, grid: UniformGrid, storage: Storage): Affine => {
   const maxCode = maxCodeOf(grid)
-  const [zeroLow, zeroHigh] = storage.zeroRange
+  const [zeroLow, zeroHigh] = storage.zeroRange!
   const span = Math.fround(high - low)
   if (span === 0) return { scale: 1, zero: clamp(0, zeroLow, zeroHigh) }
   const scale = roundScale(Math.fround(span / maxCode), storage.scaleDtype)
@@ -44,7 +45,7 @@ const asymmetricParameters = (low: number, high: number, grid: Grid, storage: St
  * Parameters for weights in [low, high], low ≤ 0 ≤ high. Symmetric: scale = 2 · absmax / maxCode. Asymmetric: scale = (high − low) / maxCode,
  * zero = rne(−low / scale) within the storage's range. A group of zeros has scale 1. Every operation is rounded to float32.
  */
-export const rangeParameters = (low: number, high: number, grid: Grid, storage: Storage): Affine =>
+export const rangeParameters = (low: number, high: number, grid: UniformGrid, storage: Storage): Affine =>
   (grid.symmetric ? symmetricParameters : asymmetricParameters)(low, high, grid, storage)
 
 /** The nearest code: clamp(rne(w / scale) + zero, 0, maxCode). */

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
-import type { Bits, QuantizedLinear } from '../../../src/contracts.ts'
+import type { Bits, CodedLinear } from '../../../src/contracts.ts'
 import { fromFloat32, toFloat32 } from '../../../src/dtype/convert.ts'
 import { measureRows, type Values } from '../../../src/engine/kernel/measure.ts'
 import type { Matrix, PanelDtype } from '../../../src/engine/kernel/panels.ts'
@@ -37,18 +37,22 @@ const collected = (out: number, inputs: number) => {
   return { whole, visit }
 }
 
+const none = new Float32Array(0)
+
 /** Any codes beside any weights, in groups that lie anywhere. */
 const randomCase = (out: number, inputs: number, groups: number, bits: Bits, ordered: boolean, seed: number) => {
   const random = uniform(seed)
   const below = (limit: number): number => Math.floor(((random() + 1) / 2) * limit)
-  const linear: QuantizedLinear = {
+  const linear: CodedLinear = {
     decode: 'affine',
     out,
     in: inputs,
     bits,
     codes: Uint8Array.from({ length: out * inputs }, () => below(2 ** bits)),
     scales: Float32Array.from({ length: out * groups }, () => random() * 0.1),
-    zeros: Uint8Array.from({ length: out * groups }, () => below(2 ** bits)),
+    zeros: Float32Array.from({ length: out * groups }, () => below(2 ** bits)),
+    biases: none,
+    levels: none,
     groupOf: Int32Array.from({ length: inputs }, (_, i) =>
       ordered ? Math.floor((i * groups) / inputs) : below(groups),
     ),
@@ -57,7 +61,7 @@ const randomCase = (out: number, inputs: number, groups: number, bits: Bits, ord
 }
 
 /** The definitions of docs/report.md, one weight at a time. */
-const expectedOf = (original: Float32Array, linear: QuantizedLinear) => {
+const expectedOf = (original: Float32Array, linear: CodedLinear) => {
   const { out, in: inputs, codes, scales, zeros, groupOf, bits } = linear
   const decoded = dequantize(linear)
   const errors = Array.from(original, (w, i) => (w - decoded[i]) ** 2)
@@ -126,14 +130,16 @@ describe('measureRows', () => {
 
   it('sums in float64: 100 000 weights of 1000 with an error of 2^-10', async () => {
     const weights = new Float32Array(100_000).fill(1000 - 2 ** -10)
-    const linear: QuantizedLinear = {
+    const linear: CodedLinear = {
       decode: 'affine',
       out: 1,
       in: weights.length,
       bits: 8,
       codes: new Uint8Array(weights.length).fill(1),
       scales: Float32Array.of(1000),
-      zeros: Uint8Array.of(0),
+      zeros: Float32Array.of(0),
+      biases: none,
+      levels: none,
       groupOf: new Int32Array(weights.length),
     }
     const sums = await measureRows(kernels, matrixOf(weights, 1, 'F32'), linear)
@@ -146,14 +152,16 @@ describe('measureRows', () => {
     const codes = [0, 0, 3, 3, 1, /* row 1 */ 0, 0, 3, 3, 2]
     const weights = Float32Array.from([-1.5, -1.51, 2.5, 2.51, 9, /* row 1 */ -5, -5.1, 3, 3.1, -9])
     for (const sign of [1, -1]) {
-      const linear: QuantizedLinear = {
+      const linear: CodedLinear = {
         decode: 'affine',
         out: 2,
         in: 5,
         bits: 2,
         codes: Uint8Array.from(codes),
         scales: Float32Array.of(sign, 2 * sign),
-        zeros: Uint8Array.of(1, 2),
+        zeros: Float32Array.of(1, 2),
+        biases: none,
+        levels: none,
         groupOf: new Int32Array(5),
       }
       const matrix = matrixOf(
