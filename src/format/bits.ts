@@ -42,6 +42,12 @@ const resized = (codes: Uint8Array, lines: number, from: number, to: number): Ui
   return result
 }
 
+/** Of a quad whose two pairs stand in 16 bits each: the first codes of both, the second ones; and one pair. */
+const masksOf = (bits: Bits) => {
+  const code = (1 << bits) - 1
+  return { even: (code * 0x00010001) | 0, odd: ((code << bits) * 0x00010001) | 0, pair: (1 << (2 * bits)) - 1 }
+}
+
 /** A line's length in whole quads. */
 const wholeQuads = (count: number): number => Math.ceil(count / 4) * 4
 
@@ -63,8 +69,7 @@ export const packLines = (
   const quads = quadsOf(resized(codes, lines, count, wholeQuads(count)))
   const quadsPerLine = wholeQuads(count) / 4
   const quadBits = 4 * bits
-  const pairMask = ((-1 >>> (32 - 2 * bits)) * 0x00010001) | 0
-  const quadMask = (-1 >>> (32 - quadBits)) | 0
+  const { even, odd, pair } = masksOf(bits)
   let seen = 0
   for (let line0 = 0; line0 < lines; line0 += tileLines) {
     const line1 = Math.min(lines, line0 + tileLines)
@@ -74,8 +79,8 @@ export const packLines = (
         for (let quad = quad0; quad < quad1; quad++) {
           const four = quads[line * quadsPerLine + quad]
           seen |= four
-          const pairs = (four | (four >>> (8 - bits))) & pairMask
-          const packed = (pairs | (pairs >>> (16 - 2 * bits))) & quadMask
+          const pairs = (four & even) | ((four >>> (8 - bits)) & odd)
+          const packed = (pairs & pair) | ((pairs >>> 16) << (2 * bits))
           const bit = quad * quadBits
           const at = line * betweenLines + (bit >>> 5) * alongLine
           const shift = bit & 31
@@ -102,9 +107,7 @@ export const unpackLines = (
   const quads = new Uint32Array(codes.buffer)
   const quadsPerLine = wholeQuads(count) / 4
   const quadBits = 4 * bits
-  const pairMask = ((-1 >>> (32 - 2 * bits)) * 0x00010001) | 0
-  const codeMask = (((1 << bits) - 1) * 0x01010101) | 0
-  const quadMask = (-1 >>> (32 - quadBits)) | 0
+  const { even, odd, pair } = masksOf(bits)
   for (let line0 = 0; line0 < lines; line0 += tileLines) {
     const line1 = Math.min(lines, line0 + tileLines)
     for (let quad0 = 0; quad0 < quadsPerLine; quad0 += tileQuads) {
@@ -116,9 +119,8 @@ export const unpackLines = (
           const shift = bit & 31
           let packed = words[at] >>> shift
           if (shift + quadBits > 32) packed |= words[at + alongLine] << (32 - shift)
-          packed &= quadMask
-          const pairs = (packed | (packed << (16 - 2 * bits))) & pairMask
-          quads[line * quadsPerLine + quad] = (pairs | (pairs << (8 - bits))) & codeMask
+          const pairs = (packed & pair) | (((packed >>> (2 * bits)) & pair) << 16)
+          quads[line * quadsPerLine + quad] = (pairs & even) | ((pairs & odd) << (8 - bits))
         }
       }
     }

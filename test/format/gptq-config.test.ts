@@ -182,6 +182,6 @@ describe('modules that are not as the defaults say', () => {
     ]
     const tensors = new Map(linears.flatMap(linear => formats.gptq.layout(linear)).map(info => [info.name, info]))
     const config = { quantization_config: written({ linears, kept: [block(0, 'self_attn.o_proj')] }) }
-    expect([...formats.gptq.detect(tensors, config)!.values()]).toEqual(linears)
+    expect([...formats.gptq.detect(tensors, { 'config.json': config })!.values()]).toEqual(linears)
   })
 })

@@ -53,8 +53,8 @@ describe('detect', () => {
           sym: symmetric,
         })
         const expected = new Map<string, LinearScheme>([[scheme.name, scheme]])
-        expect(gptq.detect(tensors, config)).toEqual(expected)
-        expect(gptqV2.detect(tensors, config)).toBeUndefined()
+        expect(gptq.detect(tensors, { 'config.json': config })).toEqual(expected)
+        expect(gptqV2.detect(tensors, { 'config.json': config })).toBeUndefined()
       }),
     )
   })
@@ -67,29 +67,37 @@ describe('detect', () => {
     ['no method', { quantization_config: { bits: 4 } }],
     ['a list', []],
   ])('is undefined for %s', (_, config) => {
-    expect(gptq.detect(infoMap(stored), config)).toBeUndefined()
+    expect(gptq.detect(infoMap(stored), { 'config.json': config })).toBeUndefined()
   })
 
   it('reads a bare quantize_config.json, of ours or of AutoGPTQ', () => {
     const { quant_method, checkpoint_format, ...legacy } = sound
     for (const config of [sound, legacy])
-      expect(gptq.detect(infoMap(stored), config)?.get('m')).toEqual(schemeOf('m', spec, false))
+      expect(gptq.detect(infoMap(stored), { 'config.json': config })?.get('m')).toEqual(schemeOf('m', spec, false))
   })
 
   it('takes shapes over the defaults where `dynamic` overrides some', () => {
     const config = configWith({ bits: 8, group_size: 64, dynamic: { '+:.*': { bits: 4, group_size: 32 } } })
-    expect(gptq.detect(infoMap(stored), config)?.get('m')).toMatchObject({ bits: 4, group: 32, groups: 2 })
+    expect(gptq.detect(infoMap(stored), { 'config.json': config })?.get('m')).toMatchObject({
+      bits: 4,
+      group: 32,
+      groups: 2,
+    })
     const dense = configWith({ bits: 8, dynamic: { '-:^x$': {} } })
-    expectFailure(() => gptq.detect(infoMap(stored), dense), 'bad-input', /4-bit words, the config says bits 8/)
+    expectFailure(
+      () => gptq.detect(infoMap(stored), { 'config.json': dense }),
+      'bad-input',
+      /4-bit words, the config says bits 8/,
+    )
   })
 
   it('knows a last group that is shorter', () => {
     const short = randomLinear({ ...spec, groups: 1 })
     const ragged = { ...linear, groupOf: short.groupOf.map((_, i) => Math.floor(i / 48)) }
     const config = configWith({ group_size: 48 })
-    const packed = gptq.pack('m', ragged).filter(({ name }) => name !== 'm.g_idx')
-    expect(gptq.detect(infoMap(packed), config)?.get('m')).toMatchObject({ group: 48, groups: 2 })
-    expect(gptq.unpack('m', lookupIn(packed), config)).toEqual(ragged)
+    const packed = gptq.pack(schemeFor('m', ragged), ragged).filter(({ name }) => name !== 'm.g_idx')
+    expect(gptq.detect(infoMap(packed), { 'config.json': config })?.get('m')).toMatchObject({ group: 48, groups: 2 })
+    expect(gptq.unpack('m', lookupIn(packed), { 'config.json': config })).toEqual(ragged)
   })
 })
 
@@ -117,13 +125,13 @@ describe('a malformed config is an error that names the field', () => {
     [{ pack_dtype: 'int16' }, 'unsupported', /int16/],
   ])('%j', (change, code, message) => {
     const config = configWith(change)
-    expectFailure(() => gptq.detect(infoMap(stored), config), code, message)
-    expectFailure(() => gptq.unpack('m', lookupIn(stored), config), code, message)
+    expectFailure(() => gptq.detect(infoMap(stored), { 'config.json': config }), code, message)
+    expectFailure(() => gptq.unpack('m', lookupIn(stored), { 'config.json': config }), code, message)
   })
 
   it('quantization_config that is no object', () => {
     expectFailure(
-      () => gptq.detect(infoMap(stored), { quantization_config: 'gptq' }),
+      () => gptq.detect(infoMap(stored), { 'config.json': { quantization_config: 'gptq' } }),
       'bad-input',
       /quantization_config/,
     )
@@ -150,9 +158,9 @@ describe('a damaged tensor is an error that names it', () => {
   ]
   it.each(shapes)('%s %j', (suffix, change, message) => {
     const tensors = changed(suffix, change)
-    expectFailure(() => gptq.unpack('m', lookupIn(tensors), configWith({})), 'bad-input', message)
+    expectFailure(() => gptq.unpack('m', lookupIn(tensors), { 'config.json': configWith({}) }), 'bad-input', message)
     const detectMessage = new RegExp(message.source.replace('^model.safetensors: ', ''))
-    expectFailure(() => gptq.detect(infoMap(tensors), configWith({})), 'bad-input', detectMessage)
+    expectFailure(() => gptq.detect(infoMap(tensors), { 'config.json': configWith({}) }), 'bad-input', detectMessage)
   })
 
   const contents: [string, string, Partial<StoredTensor>, RegExp][] = [
@@ -178,18 +186,30 @@ describe('a damaged tensor is an error that names it', () => {
     ['zeros cut short', 'qzeros', { data: stored[1].data.slice(0, 3) }, /ends after 3 of/],
   ]
   it.each(contents)('%s', (_, suffix, change, message) => {
-    expectFailure(() => gptq.unpack('m', lookupIn(changed(suffix, change)), configWith({})), 'bad-input', message)
+    expectFailure(
+      () => gptq.unpack('m', lookupIn(changed(suffix, change)), { 'config.json': configWith({}) }),
+      'bad-input',
+      message,
+    )
   })
 
   it('a module that is not there, and act-order without g_idx', () => {
-    expectFailure(() => gptq.unpack('n', lookupIn(stored), configWith({})), 'bad-input', /n.qweight is missing/)
+    expectFailure(
+      () => gptq.unpack('n', lookupIn(stored), { 'config.json': configWith({}) }),
+      'bad-input',
+      /n.qweight is missing/,
+    )
     const tensors = changed('g_idx', undefined)
-    expectFailure(() => gptq.unpack('m', lookupIn(tensors), configWith({ desc_act: true })), 'bad-input', /no g_idx/)
+    expectFailure(
+      () => gptq.unpack('m', lookupIn(tensors), { 'config.json': configWith({ desc_act: true }) }),
+      'bad-input',
+      /no g_idx/,
+    )
   })
 
   it('a name that would break the line', () => {
     const info: TensorInfo = { name: 'a\n\u001b[2J.qweight', dtype: 'F16', shape: [1], bytes: 2 }
-    expectFailure(() => gptq.detect(infoMap([info]), configWith({})), 'bad-input', /^[\x20-\x7e]+$/)
+    expectFailure(() => gptq.detect(infoMap([info]), { 'config.json': configWith({}) }), 'bad-input', /^[\x20-\x7e]+$/)
   })
 
   it('any shapes at all: a scheme or a QuantizeError, never another error', () => {
@@ -200,7 +220,7 @@ describe('a damaged tensor is an error that names it', () => {
       fc.property(tensors, parts => {
         const infos = Object.entries(parts).map(([suffix, part]): TensorInfo => ({ name: `m.${suffix}`, ...part }))
         try {
-          gptq.detect(infoMap(infos), configWith({}))
+          gptq.detect(infoMap(infos), { 'config.json': configWith({}) })
         } catch (error) {
           expect(error).toBeInstanceOf(QuantizeError)
         }
@@ -221,7 +241,7 @@ it('unpack reads each tensor once, and only the module asked for', () => {
     }
     return { ...source, read }
   }
-  gptq.unpack('m', lookup, configWith({}))
+  gptq.unpack('m', lookup, { 'config.json': configWith({}) })
   expect(reads.sort()).toEqual(['m.g_idx', 'm.qweight', 'm.qzeros', 'm.scales'])
 })
 
@@ -238,5 +258,5 @@ it('unpack takes scales of other dtypes and bytes at odd addresses', () => {
     shifted.set(source.read(), 1)
     return { ...source, read: () => shifted.subarray(1) }
   }
-  expect(gptq.unpack('m', lookup, configWith({}))).toEqual(linear)
+  expect(gptq.unpack('m', lookup, { 'config.json': configWith({}) })).toEqual(linear)
 })

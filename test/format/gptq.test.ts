@@ -3,9 +3,12 @@ import { describe, expect, it } from 'vitest'
 import type { Bits, CodedLinear, Format, StoredTensor } from '../../src/contracts.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { detectFormat, formatNamed, formats } from '../../src/format/index.ts'
-import { hexWords, infoMap, linearSpecs, lookupIn, randomLinear, schemeFor, schemeOf } from './linears.ts'
+import { codedOf, hexWords, infoMap, linearSpecs, lookupIn, randomLinear, schemeFor, schemeOf } from './linears.ts'
 
-const both: [string, Format][] = Object.entries(formats)
+const both: [string, Format][] = [
+  ['gptq', formats.gptq],
+  ['gptq:v2', formats['gptq:v2']],
+]
 
 const withZeros = (bits: Bits, zero: number): CodedLinear => {
   const linear = randomLinear({ out: 32, in: 32, bits, groups: 1, order: 'none', lowest: 1, seed: 7 })
@@ -72,7 +75,7 @@ describe('zero points', () => {
     ['gptq:v2', 8, '80808080'],
     ['gptq:v2', 3, '24924924 49249249 92492492'],
   ])('%s, symmetric %i bits: the words of every published checkpoint', (name, bits, hex) => {
-    const packed = formatNamed(name).pack('m', withZeros(bits, 2 ** (bits - 1)))
+    const packed = formatNamed(name).pack(schemeFor('m', withZeros(bits, 1)), withZeros(bits, 2 ** (bits - 1)))
     const expected = Array.from({ length: bits }, (_, i) => hex.split(' ')[i % hex.split(' ').length])
     expect(hexWords(dataOf(packed, 'qzeros'))).toEqual(expected)
   })
@@ -80,15 +83,22 @@ describe('zero points', () => {
   it('v1 reads an all-ones field as 0, and refuses to write it', () => {
     const linear = withZeros(4, 0)
     expect(() => formats.gptq.pack(schemeFor('m', linear), linear)).toThrow(/zero point of 0/)
-    const wrapped = formats['gptq:v2'].pack('m', { ...linear, zeros: linear.zeros.map(() => 15) })
-    expect(formats.gptq.unpack('m', lookupIn(wrapped), undefined).zeros).toEqual(linear.zeros)
+    const wrapped = formats['gptq:v2'].pack(schemeFor('m', linear), {
+      ...linear,
+      zeros: linear.zeros.map(() => 15),
+    })
+    expect(codedOf(formats.gptq.unpack('m', lookupIn(wrapped), {})).zeros).toEqual(linear.zeros)
   })
 
   it('the config, not the caller, says which version is read', () => {
     const linear = withZeros(4, 8)
     const v2 = { quantization_config: { quant_method: 'gptq', bits: 4, group_size: -1, checkpoint_format: 'gptq_v2' } }
     expect(
-      formats.gptq.unpack('m', lookupIn(formats['gptq:v2'].pack(schemeFor('m', linear), linear)), v2).zeros,
+      codedOf(
+        formats.gptq.unpack('m', lookupIn(formats['gptq:v2'].pack(schemeFor('m', linear), linear)), {
+          'config.json': v2,
+        }),
+      ).zeros,
     ).toEqual(linear.zeros)
   })
 })
@@ -103,7 +113,9 @@ it('qweight runs along in, qzeros along out, scales are [G, out]', () => {
       Math.floor(i / 16) === 2 ? [8, 3, 15, 0, 7, 9, 12, 1][i % 8] : 0,
     ),
     scales: Float32Array.from({ length: 16 }, (_, i) => i + 1),
-    zeros: Uint8Array.from({ length: 16 }, (_, i) => (i % 2 === 0 ? i / 2 + 1 : 15)),
+    zeros: Float32Array.from({ length: 16 }, (_, i) => (i % 2 === 0 ? i / 2 + 1 : 15)),
+    biases: new Float32Array(0),
+    levels: new Float32Array(0),
     groupOf: Int32Array.from({ length: 16 }, (_, i) => i % 2),
   }
   const packed = formats.gptq.pack(schemeFor('m', linear), linear)
@@ -174,6 +186,6 @@ it('formatNamed and detectFormat know what there is', () => {
     )
   const stored = infoMap(formats['gptq:v2'].pack(schemeFor('m', withZeros(4, 8)), withZeros(4, 8)))
   const config = { quantization_config: { quant_method: 'gptq', bits: 4, group_size: -1, format: 'gptq_v2' } }
-  expect(detectFormat(stored, config, 'model')?.format.name).toBe('gptq:v2')
+  expect(detectFormat(stored, { 'config.json': config }, 'model')?.format.name).toBe('gptq:v2')
   expect(detectFormat(stored, {}, 'model')).toBeUndefined()
 })

@@ -6,6 +6,9 @@ import type { WeightError } from '../../src/report/measure.ts'
 
 const scheme = (name: string, out: number, inputs: number): LinearScheme => ({
   name,
+  role: 'linear',
+  dtype: 'BF16',
+  grid: 'int',
   out,
   in: inputs,
   bits: 4,
