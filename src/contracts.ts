@@ -329,6 +329,8 @@ export interface AssembleFacts {
   readonly rest: readonly TensorInfo[]
   /** undefined: quantized by tensor shape. */
   readonly model?: Model
+  /** The head has a weight of its own in the output, where the source shares the embedding's. */
+  readonly untied: boolean
   readonly method: string
   /** Default scheme of the run. */
   readonly grid: GridName
@@ -356,12 +358,16 @@ export interface FormatFacts {
     readonly bits?: Bits
     readonly symmetric?: boolean
     readonly group?: Group
+    /** Its own tool quantizes embedding and head as well. */
+    readonly embedding?: boolean
   }
   /** The one group that a linear of these inputs can have, where the format derives it instead of storing it. */
   readonly impliedGroup?: (inputs: number, bits: Bits, grid: GridName) => Group
   /** Which of head and embedding it can hold quantized. */
   readonly head: boolean
   readonly embedding: boolean
+  /** Its runtimes fuse linears that read one value (`Stage.share`): they must have one scheme. */
+  readonly fuses?: boolean
   /** Files that hold the tensors; default safetensors. */
   readonly container?: 'safetensors' | 'onnx'
   /** Dtypes that tensors which stay unquantized may have; default: any. The first is the one that others are converted to. */

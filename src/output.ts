@@ -9,7 +9,9 @@ import {
   type ShardPlan,
   type ShardWriter,
 } from './checkpoint/write-safetensors.ts'
-import type { Checkpoint } from './contracts.ts'
+import type { Checkpoint, TensorSource, WeightDtype } from './contracts.ts'
+import { fromFloat32, toFloat32 } from './dtype/convert.ts'
+import { type Dtype, dtypeBits } from './dtype/dtype.ts'
 import { QuantizeError } from './errors.ts'
 import type { Files } from './io/files.ts'
 import { printable } from './io/printable.ts'
@@ -62,6 +64,7 @@ export const openOutput = (
   journal.makesDurable(writer.sync)
   try {
     const earlier = takeEarlier(plan, journal, writer, progress)
+    const stored = new Map(plan.passed.map(({ name, stored }) => [name, stored.dtype]))
     const sha256 = new Map([...earlier.values()].flatMap(({ tensors }) => Object.entries(tensors)))
     const finish: Output['finish'] = record => {
       for (const [name, sum] of Object.entries(record.tensors)) sha256.set(name, sum)
@@ -74,7 +77,7 @@ export const openOutput = (
       left: beside.left,
       finish,
       pass: name => {
-        if (!earlier.has(name)) finish(passTensor(checkpoint, name, writer))
+        if (!earlier.has(name)) finish(passTensor(checkpoint.tensors.get(name)!, stored.get(name)!, writer))
       },
       flush: journal.flush,
       complete(configs) {
@@ -164,17 +167,36 @@ const checkWritten = (
   }
 }
 
-/** The bytes of a tensor as they are, in pieces. */
-const passTensor = (checkpoint: Checkpoint, name: string, writer: ShardWriter): Finished => {
-  const source = checkpoint.tensors.get(name)!
-  const pieceBytes = 8 * 2 ** 20
+/** Values of one float dtype as bytes of another. @throws QuantizeError unsupported when one is too large for it */
+const converted = (piece: Uint8Array, { file, name, dtype }: TensorSource, into: WeightDtype): Uint8Array => {
+  const values = toFloat32(piece, dtype)
+  const stored = fromFloat32(values, into)
+  const back = into === 'F16' ? toFloat32(stored, into) : values
+  const lost = back.findIndex((value, i) => !Number.isFinite(value) && Number.isFinite(values[i]))
+  if (lost >= 0)
+    throw new QuantizeError(
+      'unsupported',
+      `${printable(file)}: tensor ${printable(name)} holds ${values[lost]}, which ${into} cannot hold; --dtype bf16 or f32 can`,
+      { lasting: true },
+    )
+  return stored
+}
+
+const pieceElements = 2 ** 20
+
+/** The values of a tensor, in pieces: the bytes as they are, or rounded to another dtype. */
+const passTensor = (source: TensorSource, dtype: Dtype, writer: ShardWriter): Finished => {
+  const { name } = source
+  const [size, storedSize] = [dtypeBits[source.dtype] / 8, dtypeBits[dtype] / 8]
+  const pieceBytes = pieceElements * Math.max(1, size)
   const buffer = new Uint8Array(Math.min(pieceBytes, source.bytes))
   const hash = createHash('sha256')
   for (let start = 0; start < source.bytes; start += pieceBytes) {
     const end = Math.min(source.bytes, start + pieceBytes)
     const piece = source.read(start, end, buffer.subarray(0, end - start))
-    writer.write(name, piece, start)
-    hash.update(piece)
+    const stored = dtype === source.dtype ? piece : converted(piece, source, dtype as WeightDtype)
+    writer.write(name, stored, (start / size) * storedSize)
+    hash.update(stored)
   }
   return { name, tensors: { [name]: hash.digest('hex') }, facts: null }
 }

@@ -4,7 +4,7 @@ import { calibratedPass } from './calibrate/pass.ts'
 import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts'
 import { finiteSource } from './checkpoint/finite-source.ts'
 import { readWeight } from './checkpoint/read-weight.ts'
-import type { AssembleFacts, Checkpoint, Configs, Stage, TensorInfo } from './contracts.ts'
+import type { AssembleFacts, Checkpoint, Configs, Stage } from './contracts.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
 import { createSpill } from './engine/ort/spill.ts'
@@ -114,7 +114,7 @@ const fillFolder = async (
   context: RunContext,
 ): Promise<Report> => {
   const { files, clock, threads, progress } = context
-  const configs = plan.format.assemble(sourceConfig, assembleFacts(plan))
+  const configs = plan.format.assemble(sourceConfig && amended(sourceConfig, plan), assembleFacts(plan))
   const output = openOutput(plan, checkpoint, sourceConfig !== undefined, journal, context)
   let kernels: Kernels | undefined
   try {
@@ -133,7 +133,7 @@ const fillFolder = async (
     try {
       for (const { name } of plan.passed) output.pass(name)
       if (sample) await quantizeCalibrated(run, sample)
-      else await quantizeDataFree(run)
+      await quantizeDataFree(run)
     } finally {
       output.flush()
     }
@@ -147,9 +147,11 @@ const fillFolder = async (
   }
 }
 
+/** All linears that need no calibration or lie outside the blocks. */
 const quantizeDataFree = async (run: Run): Promise<void> => {
   const rounding = plainRounding(run.kernels, run.plan.recipe)
-  for (const linear of run.plan.linears) if (!takeFinished(run, linear)) await quantizeLinear(run, linear, rounding)
+  for (const linear of run.plan.linears)
+    if (!run.facts.has(linear.name) && !takeFinished(run, linear)) await quantizeLinear(run, linear, rounding)
 }
 
 /** Whether an earlier run finished the linear: then its facts are taken over. */
@@ -264,22 +266,28 @@ const parseConfigs = (configs: ReadonlyMap<string, string | Uint8Array>): Config
     [...configs].flatMap(([name, content]) => (typeof content === 'string' ? [[name, JSON.parse(content)]] : [])),
   )
 
-/** Tensors of the output that belong to no quantized linear. */
-const restOf = (linears: readonly PlannedLinear[], outputs: readonly TensorInfo[]): readonly TensorInfo[] => {
-  const own = new Set(linears.flatMap(({ tensors }) => tensors.map(({ name }) => name)))
-  return outputs.filter(({ name }) => !own.has(name))
+/** The source's config with what the run itself changes: a head of its own, the dtype of what stays unquantized. */
+const amended = (config: NonNullable<SourceConfig>, { untied, recipe: { restDtype } }: Plan): SourceConfig => {
+  const names = { BF16: 'bfloat16', F16: 'float16', F32: 'float32' } as const
+  const dtypeKey = Object.hasOwn(config, 'dtype') ? 'dtype' : 'torch_dtype'
+  return {
+    ...config,
+    ...(untied ? { tie_word_embeddings: false } : {}),
+    ...(restDtype ? { [dtypeKey]: names[restDtype] } : {}),
+  }
 }
 
-const assembleFacts = ({ recipe, linears, kept, model, outputs }: Plan): AssembleFacts => ({
+const assembleFacts = ({ recipe, linears, kept, passed, model, untied }: Plan): AssembleFacts => ({
   linears: linears.map(({ scheme }) => scheme),
   kept: kept.map(({ name }) => name),
-  rest: restOf(linears, outputs),
+  rest: passed.map(({ stored }) => stored),
   model,
+  untied,
   method: recipe.method,
   grid: recipe.grid,
   bits: recipe.bits,
   symmetric: recipe.symmetric,
-  group: recipe.group,
+  group: recipe.group === 'implied' ? 'channel' : recipe.group,
   actOrder: recipe.actOrder,
   damp: recipe.damp,
   clip: recipe.clip,
@@ -307,7 +315,7 @@ const reportOf = (
     },
     calibration: sample?.report ?? null,
     linears: plan.linears.map(({ name, scheme, tensors }) => ({ scheme, tensors, ...facts.get(name)! })),
-    kept: [...plan.passed],
+    kept: plan.passed.map(({ name, reason }) => ({ name, reason })),
     dropped: [],
     warnings: [...plan.warnings, ...(left.length > 0 ? [`not copied into the output: ${left.join(', ')}`] : [])],
     run: { weights, bytesBefore, bytesAfter, seconds, peakMemoryBytes: clock.peakMemoryBytes() },

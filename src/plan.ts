@@ -5,7 +5,6 @@
 import type {
   Checkpoint,
   Format,
-  Group,
   Linear,
   LinearScheme,
   Model,
@@ -15,10 +14,12 @@ import type {
   WeightView,
 } from './contracts.ts'
 import { isFloat } from './dtype/convert.ts'
+import { dtypeBits } from './dtype/dtype.ts'
 import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
+import { matchesGlob } from './glob.ts'
 import { dataFreeMethods, methods } from './method/index.ts'
-import { divisorsOf, granularity } from './quantize/granularity.ts'
+import { type Candidate, candidatesOf, checkGlobs, fusionRefusal, leftOut, schemeOf } from './plan-linears.ts'
 import type { Recipe } from './recipe.ts'
 
 /** One linear that will be quantized. */
@@ -27,6 +28,8 @@ export interface PlannedLinear {
   readonly weight: WeightView
   readonly scheme: LinearScheme
   readonly storage: Storage
+  /** Linears under whose common largest weight its scales stand (Storage.second `global`), itself among them; empty: it stands alone. */
+  readonly sharedWith: readonly string[]
   /** What it becomes in the output. */
   readonly tensors: readonly TensorInfo[]
 }
@@ -40,6 +43,8 @@ export interface KeptLinear {
 export interface PassedTensor {
   readonly name: string
   readonly reason: string
+  /** In the output: of another dtype, where the format or --dtype wants one. */
+  readonly stored: TensorInfo
 }
 
 export interface Plan {
@@ -50,10 +55,12 @@ export interface Plan {
   readonly linears: readonly PlannedLinear[]
   /** Linears of the model's blocks that the format cannot hold, under `--unfit keep`. */
   readonly kept: readonly KeptLinear[]
-  /** Source tensors that go into the output unchanged, and why. */
+  /** Source tensors that go into the output unquantized, and why. */
   readonly passed: readonly PassedTensor[]
   /** All tensors of the output, in the source's order. */
   readonly outputs: readonly TensorInfo[]
+  /** The head becomes a weight of its own, where the source shares the embedding's. */
+  readonly untied: boolean
   readonly warnings: readonly string[]
   readonly totals: PlanTotals
 }
@@ -74,81 +81,19 @@ export interface PlanTotals {
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0)
 const elements = (tensor: TensorInfo): number => tensor.shape.reduce((product, size) => product * size, 1)
 
-/** Weights that convention leaves dense where only shapes are known: embeddings, heads, norms. */
-const denseByName =
-  /(^|[._])(embed\w*|wte|wpe|lm_head|head|norm\w*|ln_\w+|layernorm\w*|router|classifier|score)([._]|$)/i
-
-/** Without an architecture: every two-dimensional float tensor called `….weight`, but embeddings, norms and heads. */
-const linearsByShape = (tensors: ReadonlyMap<string, TensorInfo>): Linear[] =>
-  [...tensors.values()]
-    .filter(
-      ({ name, shape, dtype }) =>
-        name.endsWith('.weight') && shape.length === 2 && isFloat(dtype) && !denseByName.test(name),
-    )
-    .map(({ name, shape: [out, inputs] }) => ({
-      name: name.slice(0, -'.weight'.length),
-      weight: { tensor: name },
-      out,
-      in: inputs,
-    }))
-
-const linearsOf = (model: Model): Linear[] =>
-  model.blocks.flatMap(block => block.stages.flatMap(stage => stage.linears))
-
-/** The group of one linear under `--group-fallback`: the largest divisor of its inputs not above the group asked. */
-const groupFor = (linear: Linear, { group, groupFallback }: Recipe): Group => {
-  if (typeof group !== 'number' || linear.in % group === 0) return group
-  const divisors = divisorsOf(linear.in).filter(size => size > 1)
-  const below = divisors.filter(size => size <= group)
-  if (groupFallback && below.length > 0) return below[below.length - 1]
-  const near = divisors.filter(size => size >= 16 && size <= 4 * group).slice(-8)
-  throw new QuantizeError(
-    'unsupported',
-    `${linear.name}: groups of ${group} do not divide its ${linear.in} inputs; use --group ${near.join(', ')} or channel, or --group-fallback for the largest that fits each linear`,
-  )
-}
-
-/** Of a weight that can be quantized; others are refused before it matters. */
-const dtypeOf = ({ weight }: Linear, tensors: ReadonlyMap<string, TensorInfo>): WeightDtype =>
-  tensors.get(weight.tensor)!.dtype as WeightDtype
-
-const planLinear = (
-  linear: Linear,
-  recipe: Recipe,
-  format: Format,
-  tensors: ReadonlyMap<string, TensorInfo>,
-): PlannedLinear => {
-  const group = groupFor(linear, recipe)
-  const { name, weight, out, in: inputs } = linear
-  const { groups } = granularity(group, inputs)
-  const scheme = {
-    name,
-    out,
-    in: inputs,
-    role: 'linear' as const,
-    dtype: dtypeOf(linear, tensors),
-    grid: recipe.grid,
-    bits: recipe.bits,
-    symmetric: recipe.symmetric,
-    group,
-    groups,
-    actOrder: recipe.actOrder,
-  }
-  return { name, weight, scheme, storage: format.storage(scheme), tensors: format.layout(scheme) }
-}
-
+/** Why a linear stays dense; undefined when it is quantized. */
 const refusal = (
-  linear: Linear,
-  planned: PlannedLinear,
+  { weight }: Linear,
+  scheme: LinearScheme,
   format: Format,
   tensors: ReadonlyMap<string, TensorInfo>,
 ): string | undefined => {
-  if (linear.weight.rows || linear.weight.transpose)
-    return `its weight is a part of ${linear.weight.tensor}, which format ${format.name} cannot hold`
-  const { dtype } = tensors.get(linear.weight.tensor)!
+  if (weight.rows || weight.transpose)
+    return `its weight is a part of ${weight.tensor}, which format ${format.name} cannot hold`
+  const { dtype } = tensors.get(weight.tensor)!
   if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16')
     return `its weight is ${dtype}; F32, F16 and BF16 can be quantized`
-  return format.refuses(planned.scheme)
+  return format.refuses(scheme)
 }
 
 const passedReason = (model: Model | undefined): string =>
@@ -172,36 +117,29 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
       `${checkpoint.path}: --method ${recipe.method} runs the model, but ${architecture}; methods that need no architecture: ${dataFreeMethods().join(', ')}`,
     )
   const format = formatNamed(recipe.format)
-  const linears: PlannedLinear[] = []
-  const kept: KeptLinear[] = []
-  for (const linear of model ? linearsOf(model) : linearsByShape(tensors)) {
-    const planned = planLinear(linear, recipe, format, tensors)
-    const reason = refusal(linear, planned, format, tensors)
-    if (!reason) linears.push(planned)
-    else if (recipe.unfit === 'keep') kept.push({ name: linear.name, weight: linear.weight, reason })
-    else throw new QuantizeError('unsupported', `${linear.name}: ${reason}; --unfit keep leaves such linears dense`)
-  }
-  if (linears.length === 0)
-    throw new QuantizeError(
-      'unsupported',
-      `${checkpoint.path}: no weight in it can be quantized (${plural(tensors.size, 'tensor')}, ${kept.length} kept dense)`,
-    )
-
-  const replaced = new Map(linears.map(linear => [linear.weight.tensor, linear]))
-  const reasons = new Map(kept.map(({ weight, reason }) => [weight.tensor, reason]))
-  const passed = [...tensors.keys()]
-    .filter(name => !replaced.has(name))
-    .map(name => ({ name, reason: reasons.get(name) ?? passedReason(model) }))
-  const outputs = [...tensors.values()].flatMap(
-    (tensor): readonly TensorInfo[] => replaced.get(tensor.name)?.tensors ?? [tensor],
+  const { linears, kept } = chooseLinears(checkpoint, model, recipe, format)
+  const untied = model?.tied === true && linears.some(({ scheme }) => scheme.role === 'head')
+  const replaced = new Map(
+    linears.filter(({ scheme }) => !(untied && scheme.role === 'head')).map(linear => [linear.weight.tensor, linear]),
   )
+  const reasons = new Map(kept.map(({ weight, reason }) => [weight.tensor, reason]))
+  const passed = [...tensors.values()]
+    .filter(({ name }) => !replaced.has(name))
+    .map(tensor => passedTensor(tensor, reasons.get(tensor.name) ?? passedReason(model), recipe, format))
+  const stored = new Map(passed.map(({ name, stored }) => [name, stored]))
+  const outputs = [
+    ...[...tensors.keys()].flatMap(name => replaced.get(name)?.tensors ?? [stored.get(name)!]),
+    ...(untied ? linears.filter(({ scheme }) => scheme.role === 'head').flatMap(linear => linear.tensors) : []),
+  ]
   const names = new Set<string>()
   for (const { name } of outputs) {
     if (names.has(name))
       throw new QuantizeError('bad-input', `${checkpoint.path}: already holds a tensor called ${name}`)
     names.add(name)
   }
-  const fallbackGroups = linears.filter(({ scheme }) => scheme.group !== recipe.group)
+  const fallbackGroups = linears.filter(
+    ({ name, scheme }) => recipe.groupFallback && scheme.group !== recipe.group && !overridden(name, recipe),
+  )
   return {
     recipe,
     format,
@@ -210,6 +148,7 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
     kept,
     passed,
     outputs,
+    untied,
     warnings: [
       ...(model?.notes ?? []),
       ...(model
@@ -222,10 +161,90 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
             `${plural(fallbackGroups.length, 'linear')} with a smaller group than ${recipe.group} (--group-fallback): ${describeGroups(fallbackGroups)}`,
           ]
         : []),
+      ...besideWarnings(recipe, linears, untied),
       ...new Set(linears.flatMap(({ scheme }) => format.warnings(scheme))),
     ],
     totals: totalsOf([...tensors.values()], linears, outputs),
   }
+}
+
+const overridden = (name: string, { overrides }: Recipe): boolean =>
+  overrides.some(({ glob, group, grid }) => (group ?? grid) !== undefined && matchesGlob(glob, name))
+
+/** Of head and embedding. */
+const besideWarnings = (recipe: Recipe, linears: readonly PlannedLinear[], untied: boolean): string[] => [
+  ...(recipe.calibration && linears.some(({ scheme }) => scheme.role !== 'linear')
+    ? [`head and embedding are rounded to nearest: ${recipe.method} works on the linears of blocks`]
+    : []),
+  ...(untied ? ['the head was the embedding: quantized, it is stored as a weight of its own'] : []),
+]
+
+/**
+ * A tensor that goes along, as the output stores it.
+ * @throws QuantizeError bad-option when the format cannot hold the dtype asked for
+ */
+const passedTensor = (tensor: TensorInfo, reason: string, { restDtype }: Recipe, format: Format): PassedTensor => {
+  const { name, dtype, shape } = tensor
+  const allowed = format.facts.restDtypes
+  if (restDtype && allowed && !allowed.includes(restDtype))
+    throw new QuantizeError(
+      'bad-option',
+      `--dtype ${restDtype.toLowerCase()}: format ${format.name} stores ${allowed.join(' or ')}`,
+    )
+  if (!isFloat(dtype)) return { name, reason, stored: { name, dtype, shape, bytes: tensor.bytes } }
+  const wanted = restDtype ?? (allowed && !allowed.includes(dtype as WeightDtype) ? allowed[0] : dtype)
+  const bytes = (elements(tensor) * dtypeBits[wanted]) / 8
+  const how = wanted === dtype ? reason : `${reason}; ${dtype} rounded to ${wanted}`
+  return { name, reason: how, stored: { name, dtype: wanted, shape, bytes } }
+}
+
+/** Chooses the linears and their schemes. @throws QuantizeError as planRun */
+const chooseLinears = (
+  { path, tensors }: Checkpoint,
+  model: Model | undefined,
+  recipe: Recipe,
+  format: Format,
+): Pick<Plan, 'linears' | 'kept'> => {
+  const candidates = candidatesOf(model, tensors, recipe, format)
+  checkGlobs(recipe, candidates)
+  const kept: KeptLinear[] = []
+  const keep = ({ linear: { name, weight } }: Candidate, reason: string): undefined => {
+    kept.push({ name, weight, reason })
+  }
+  const refuse = (candidate: Candidate, reason: string): undefined => {
+    if (recipe.unfit === 'keep') return keep(candidate, reason)
+    throw new QuantizeError(
+      'unsupported',
+      `${candidate.linear.name}: ${reason}; --unfit keep leaves such linears dense`,
+    )
+  }
+  const schemes = new Map<string, LinearScheme | undefined>()
+  for (const candidate of candidates) {
+    const { name } = candidate.linear
+    const excluded = leftOut(name, recipe)
+    const scheme = excluded ? undefined : schemeOf(candidate, recipe, format, tensors)
+    const reason = scheme && refusal(candidate.linear, scheme, format, tensors)
+    if (excluded) keep(candidate, excluded)
+    if (reason) refuse(candidate, reason)
+    schemes.set(name, reason ? undefined : scheme)
+  }
+  const linears = candidates.flatMap((candidate): PlannedLinear[] => {
+    const { name, weight } = candidate.linear
+    const scheme = schemes.get(name)
+    if (!scheme) return []
+    const reason = format.facts.fuses ? fusionRefusal(candidate, schemes) : undefined
+    if (reason) refuse(candidate, reason)
+    if (reason) return []
+    const storage = format.storage(scheme)
+    const sharedWith = storage.second === 'global' ? candidate.shares : []
+    return [{ name, weight, scheme, storage, sharedWith, tensors: format.layout(scheme) }]
+  })
+  if (linears.length === 0)
+    throw new QuantizeError(
+      'unsupported',
+      `${path}: no weight in it can be quantized (${plural(tensors.size, 'tensor')}, ${kept.length} kept dense)`,
+    )
+  return { linears, kept }
 }
 
 const describeGroups = (linears: readonly PlannedLinear[]): string =>

@@ -1,5 +1,7 @@
-import type { ActOrder, Bits, ClipName, GridName, Group } from './contracts.ts'
+import type { ActOrder, Bits, ClipName, GridName, Group, WeightDtype } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
+import { formatNamed } from './format/index.ts'
+import { gridPresets } from './method/grids.ts'
 import { type Method, type MethodName, methodNamed } from './method/index.ts'
 
 /** What was asked, fully resolved; written into the report. */
@@ -8,7 +10,20 @@ export interface Recipe {
   readonly grid: GridName
   readonly bits: Bits
   readonly symmetric: boolean
-  readonly group: Group
+  /** `implied`: each linear's own, as the format derives it from the number of inputs. */
+  readonly group: Group | 'implied'
+  /** Of the head and of the embedding; null: they stay as they are. */
+  readonly headBits: Bits | null
+  readonly embedBits: Bits | null
+  /** Globs over module names: only these linears are quantized, and these are not. */
+  readonly include: readonly string[]
+  readonly exclude: readonly string[]
+  /** Linears with another scheme; of several that match one, the last counts. */
+  readonly overrides: readonly Override[]
+  /** How the runtime is to quantize what linears read, each token by itself. */
+  readonly activations: 'int8' | 'fp8' | null
+  /** Dtype of tensors that stay unquantized; null: as they are. */
+  readonly restDtype: WeightDtype | null
   /** Where the group does not divide a linear's inputs: the largest divisor not above it, instead of an error. */
   readonly groupFallback: boolean
   readonly clip: ClipName
@@ -23,6 +38,15 @@ export interface Recipe {
   readonly shardBytes: number
 }
 
+/** A scheme for the linears whose module name matches. */
+export interface Override {
+  readonly glob: string
+  readonly grid?: GridName
+  readonly bits?: Bits
+  readonly symmetric?: boolean
+  readonly group?: Group
+}
+
 export interface CalibrationRecipe {
   /** `bundled`, or a path to a .txt or .jsonl file. */
   readonly text: string
@@ -34,7 +58,16 @@ export interface CalibrationRecipe {
 /** What the user said; whatever is missing comes from the method's preset. */
 export interface RecipeRequest {
   readonly method?: string
+  readonly grid?: GridName
   readonly bits?: Bits
+  /** 'none': left as it is. */
+  readonly headBits?: Bits | 'none'
+  readonly embedBits?: Bits | 'none'
+  readonly include?: readonly string[]
+  readonly exclude?: readonly string[]
+  readonly overrides?: readonly Override[]
+  readonly activations?: 'int8' | 'fp8'
+  readonly restDtype?: WeightDtype
   readonly symmetric?: boolean
   readonly group?: Group
   readonly groupFallback?: boolean
@@ -62,32 +95,58 @@ export const defaults = {
   shardBytes: 5_000_000_000,
 } as const
 
+const refuse = (message: string): never => {
+  throw new QuantizeError('bad-option', message)
+}
+
+/** The width of a grid's codes. @throws QuantizeError bad-option when the grid has another */
+export const bitsOf = (grid: GridName, asked: Bits | undefined, otherwise: Bits): Bits => {
+  const { bits } = gridPresets[grid]
+  if (bits !== undefined && asked !== undefined && asked !== bits)
+    refuse(`--bits ${asked}: grid ${grid} has ${bits} bits; leave --bits out`)
+  return bits ?? asked ?? otherwise
+}
+
 /**
- * Fills in a request from its method's preset.
- * @throws QuantizeError bad-option when the method is unknown, or cannot use what was asked
+ * Fills in a request: from what the grid settles, then from what the format prefers, then from the method's preset.
+ * @throws QuantizeError bad-option when method or format are unknown, or cannot use what was asked
  */
 export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const method: Method = methodNamed(request.method ?? defaults.method)
-  const needsData = method.needs.length > 0
-  const group = request.group ?? method.group
-  const symmetric = request.symmetric ?? method.symmetric
+  const asked = request.format === undefined ? undefined : formatNamed(request.format).facts
+  const grid = request.grid ?? asked?.defaults?.grid ?? 'int'
+  const preset = gridPresets[grid]
+  if (grid !== 'int' && request.symmetric === false) refuse(`--asym: grid ${grid} has no zero point; leave it out`)
+  const symmetric = request.symmetric ?? (grid === 'int' ? (asked?.defaults?.symmetric ?? method.symmetric) : true)
+  const format = request.format ?? preset.format ?? method.format[symmetric ? 'symmetric' : 'asymmetric']
+  const { facts } = formatNamed(format)
+  const bits = bitsOf(grid, request.bits, facts.defaults?.bits ?? method.bits)
+  const group =
+    request.group ?? (facts.impliedGroup ? 'implied' : (preset.group ?? facts.defaults?.group ?? method.group))
   const actOrder = request.actOrder ?? method.actOrder
   if (actOrder === 'g_idx' && typeof group !== 'number')
-    throw new QuantizeError(
-      'bad-option',
-      `--act-order g_idx needs groups of columns; with --group ${group} use --act-order static`,
-    )
+    refuse(`--act-order g_idx needs groups of columns; with --group ${group} use --act-order static`)
+  const beside = (asked: Bits | 'none' | undefined): Bits | null =>
+    asked === 'none' ? null : (asked ?? (facts.defaults?.embedding ? bits : null))
+  const needsData = method.needs.length > 0
   return {
     method: method.name,
-    grid: 'int',
-    bits: request.bits ?? method.bits,
+    grid,
+    bits,
     symmetric,
     group,
+    headBits: beside(request.headBits),
+    embedBits: beside(request.embedBits),
+    include: request.include ?? [],
+    exclude: request.exclude ?? [],
+    overrides: request.overrides ?? [],
+    activations: request.activations ?? null,
+    restDtype: request.restDtype ?? null,
     groupFallback: request.groupFallback ?? false,
     clip: request.clip ?? method.clip,
     actOrder,
     damp: request.damp ?? method.damp,
-    format: request.format ?? method.format[symmetric ? 'symmetric' : 'asymmetric'],
+    format,
     unfit: request.unfit ?? defaults.unfit,
     nonfinite: request.nonfinite ?? defaults.nonfinite,
     calibration: needsData

@@ -2,19 +2,27 @@
  * The one table of options: commander, the help text, the defaults and docs/cli.md are made from it. What depends on the method
  * has no default here; the presets of src/method give it, and the help shows theirs.
  */
-import type { ActOrder, Bits, ClipName } from '../contracts.ts'
+import type { ActOrder, ClipName } from '../contracts.ts'
+import { formatNames } from '../format/index.ts'
+import { gridNames, gridPresets } from '../method/grids.ts'
 import { type Method, type MethodName, methods } from '../method/index.ts'
-import { defaults } from '../recipe.ts'
+import { defaults, type Override } from '../recipe.ts'
 import {
   calibrationText,
+  codeBits,
+  either,
   fraction,
+  glob,
+  gridName,
   groupSize,
-  oneNumberOf,
+  listOf,
   oneOf,
   outputFolder,
+  override,
   path,
   size,
   type ValueKind,
+  weightDtype,
   wholeNumber,
 } from './values.ts'
 
@@ -50,6 +58,8 @@ export interface OptionSpec<T> extends Described {
   /** The default as people read it. */
   readonly shownDefault?: string
   readonly required?: true
+  /** Given several times, all values count: those of a list follow each other. */
+  readonly repeats?: true
 }
 
 /** An option with a default, shown as people would type it. */
@@ -101,7 +111,7 @@ export const optionTable = {
       .join('; '),
   }),
   bits: optional(
-    oneNumberOf<Bits>(2, 3, 4, 8),
+    codeBits,
     preset(method => method.bits),
     {
       flag: 'bits',
@@ -115,7 +125,7 @@ export const optionTable = {
     {
       flag: 'group',
       aliases: ['group-size', 'q-group-size', 'groupsize'],
-      help: 'inputs that share a scale: a number, channel (or -1): a whole row, or tensor',
+      help: 'weights that share a scale: a number of inputs, channel (or -1): a whole row, tensor, or block: squares of 128 x 128',
     },
   ),
   symmetric: {
@@ -156,10 +166,49 @@ export const optionTable = {
       help: 'fraction of the mean diagonal added to the Gram matrix; raised by itself where that does not suffice',
     },
   ),
+  grid: optional(gridName, 'int', {
+    flag: 'grid',
+    aliases: ['quant-type', 'data-type'],
+    help: `values that a code can stand for: ${gridNames.map(name => `${name}: ${gridPresets[name].summary}`).join('; ')}`,
+  }),
+  headBits: optional(either(codeBits, 'none'), 'the head stays as it is (mlx: --bits)', {
+    flag: 'head-bits',
+    aliases: ['lm-head-bits'],
+    help: 'quantize the output head too, to nearest',
+  }),
+  embedBits: optional(either(codeBits, 'none'), 'the embedding stays as it is (mlx: --bits)', {
+    flag: 'embed-bits',
+    aliases: ['embedding-bits'],
+    help: 'quantize the embedding too, to nearest',
+  }),
+  include: optional(listOf(glob), 'all linears of blocks', {
+    flag: 'include',
+    help: 'quantize only linears whose module name matches one of these patterns (* any characters, ? one)',
+  }),
+  exclude: optional(listOf(glob), '', {
+    flag: 'exclude',
+    aliases: ['ignore', 'modules-to-not-convert'],
+    help: 'leave linears that match one of these patterns as they are',
+  }),
+  overrides: {
+    value: override,
+    fallback: [],
+    repeats: true,
+    flag: 'override',
+    help: 'another scheme for the linears that match; may be given several times, the last that matches counts',
+  } as OptionSpec<readonly Override[]>,
+  activations: optional(oneOf<'int8' | 'fp8'>('int8', 'fp8'), 'unquantized', {
+    flag: 'activations',
+    help: 'declare that the runtime quantizes what linears read, each token by its own scale (compressed-tensors)',
+  }),
+  restDtype: optional(weightDtype, 'as they are', {
+    flag: 'dtype',
+    help: 'dtype of the tensors that stay unquantized',
+  }),
   format: optional(
-    oneOf('gptq', 'gptq:v2'),
+    listOf(oneOf(...formatNames)),
     preset(({ format }) => `${format.symmetric} (with --asym ${format.asymmetric})`),
-    { flag: 'format', help: 'how the checkpoint stores the codes' },
+    { flag: 'format', help: 'how the checkpoint stores the codes; several make several outputs' },
   ),
   unfit: withDefault(oneOf<'keep' | 'error'>('keep', 'error'), defaults.unfit, {
     flag: 'unfit',
@@ -248,7 +297,8 @@ export const commandTable = {
     summary: 'quantize a checkpoint',
     argument: 'a .safetensors file, or a folder that holds one model',
     options: [
-      ...(['output', 'method', 'bits', 'group', 'symmetric', 'clip', 'actOrder', 'damp', 'format'] as const),
+      ...(['output', 'method', 'bits', 'grid', 'group', 'symmetric', 'clip', 'actOrder', 'damp', 'format'] as const),
+      ...(['headBits', 'embedBits', 'include', 'exclude', 'overrides', 'activations', 'restDtype'] as const),
       ...([
         'groupFallback',
         'unfit',
@@ -305,15 +355,28 @@ export interface Shorthand {
   expand(value: string, flag: string): readonly string[]
 }
 
-const schemes = oneOf('W2A16', 'W3A16', 'W4A16', 'W8A16')
+/** compressed-tensors' names of schemes, as options. */
+const schemeOptions = {
+  W2A16: ['--bits=2'],
+  W3A16: ['--bits=3'],
+  W4A16: ['--bits=4'],
+  W8A16: ['--bits=8'],
+  W8A8: ['--bits=8', '--group=channel', '--activations=int8'],
+  FP8: ['--grid=fp8', '--group=channel', '--activations=fp8'],
+  NVFP4A16: ['--grid=nvfp4'],
+  MXFP4A16: ['--grid=mxfp4'],
+} as const
+
+const schemes = oneOf(...(Object.keys(schemeOptions) as (keyof typeof schemeOptions)[]))
 
 export const shorthands: readonly Shorthand[] = [
   { flag: 'desc-act', means: '--act-order g_idx', expand: () => ['--act-order=g_idx'] },
   {
     flag: 'scheme',
     shown: schemes.shown,
-    means: '--bits with the number after W, nothing else',
-    expand: (value, flag) => [`--bits=${schemes.parse(value, flag)[1]}`],
+    means:
+      '--bits with the number after W; W8A8 and FP8: a scale a channel and --activations as well; NVFP4A16, MXFP4A16: --grid',
+    expand: (value, flag) => schemeOptions[schemes.parse(value, flag)],
   },
 ]
 

@@ -30,7 +30,9 @@ const describe = (spec: OptionSpec<unknown>, command: CommandName): string => {
 const makeOptions = (spec: OptionSpec<unknown>, command: CommandName): Option[] => {
   const option = new Option(flagsText(spec), describe(spec, command))
   const { value } = spec
-  if (value) option.argParser(text => value.parse(text, spec.flag))
+  if (value && spec.repeats)
+    option.argParser<unknown[]>((text, earlier) => [...(earlier ?? []), ...(value.parse(text, spec.flag) as unknown[])])
+  else if (value) option.argParser(text => value.parse(text, spec.flag))
   return spec.opposite ? [option, new Option(`--${spec.opposite}`, `the opposite of --${spec.flag}`)] : [option]
 }
 

@@ -1,5 +1,7 @@
-import type { Group } from '../contracts.ts'
+import type { Bits, Group, WeightDtype } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+import { gridNames } from '../method/grids.ts'
+import type { Override } from '../recipe.ts'
 import { nearestName } from './nearest.ts'
 
 /** How the value of one option is written. `parse` throws QuantizeError bad-option, naming the nearest valid values. */
@@ -38,20 +40,6 @@ export const fraction: ValueKind<number> = {
     return value
   },
 }
-
-/** One of a few numbers, in rising order. Between two of them, both are named as nearest. */
-export const oneNumberOf = <T extends number>(...known: readonly T[]): ValueKind<T> => ({
-  shown: `<${known.join('|')}>`,
-  parse(text, flag) {
-    const needed = listed(known)
-    const value = /^-?\d+$/.test(text) ? Number(text) : refuse(flag, text, needed)
-    const found = known.find(candidate => candidate === value)
-    if (found !== undefined) return found
-    const below = known.filter(candidate => candidate < value).at(-1)
-    const above = known.find(candidate => candidate > value)
-    return refuse(flag, text, needed, listed([below, above].filter(candidate => candidate !== undefined)))
-  },
-})
 
 /** One of a few names; upper case is lower case and `-` is `_`. */
 export const oneOf = <T extends string>(...known: readonly T[]): ValueKind<T> => ({
@@ -114,15 +102,15 @@ export const size: ValueKind<number> = {
   },
 }
 
-/** Columns that share a scale: a whole number, `channel` (also -1, as other tools write it) or `tensor`. */
+/** What shares a scale: a whole number of columns, `channel` (also -1, as other tools write it), `tensor` or `block`. */
 export const groupSize: ValueKind<Group> = {
-  shown: '<n|channel|tensor>',
+  shown: '<n|channel|tensor|block>',
   parse(text, flag) {
     const name = text.toLowerCase()
     if (name === 'channel' || name === '-1') return 'channel'
-    if (name === 'tensor') return 'tensor'
-    const needed = 'a whole number of columns, channel (or -1) or tensor'
-    if (!/^-?\d+$/.test(name)) refuse(flag, text, needed, nearestName(name, ['channel', 'tensor']))
+    if (name === 'tensor' || name === 'block') return name
+    const needed = 'a whole number of columns, channel (or -1), tensor or block'
+    if (!/^-?\d+$/.test(name)) refuse(flag, text, needed, nearestName(name, ['channel', 'tensor', 'block']))
     const columns = Number(name)
     if (columns < 1) refuse(flag, text, needed, columns === 0 ? '1 or channel' : 'channel')
     return Number.isSafeInteger(columns) ? columns : refuse(flag, text, needed)
@@ -137,5 +125,61 @@ export const calibrationText: ValueKind<string> = {
     return /[^/\\]\.(txt|jsonl)$/i.test(text)
       ? text
       : refuse(flag, text, 'bundled, or a file that ends in .txt or .jsonl,')
+  },
+}
+
+/** Several values, separated by commas. */
+export const listOf = <T>(item: ValueKind<T>): ValueKind<readonly T[]> => ({
+  shown: `${item.shown.replace(/>$/, ',…>')}`,
+  parse: (text, flag) => text.split(',').map(part => item.parse(part.trim(), flag)),
+})
+
+/** A pattern over module names. */
+export const glob: ValueKind<string> = {
+  shown: '<glob>',
+  parse: (text, flag) => (text === '' ? refuse(flag, text, 'a pattern such as *.down_proj') : text),
+}
+
+/** One kind of value, or a word. */
+export const either = <T, W extends string>(kind: ValueKind<T>, word: W): ValueKind<T | W> => ({
+  shown: kind.shown.replace(/>$/, `|${word}>`),
+  parse: (text, flag) => (text.toLowerCase() === word ? word : kind.parse(text, flag)),
+})
+
+export const codeBits = wholeNumber(1, 8) as ValueKind<Bits>
+export const gridName = oneOf(...gridNames)
+
+const dtypeNames = { bf16: 'BF16', f16: 'F16', f32: 'F32' } as const
+
+export const weightDtype: ValueKind<WeightDtype> = {
+  shown: '<bf16|f16|f32>',
+  parse: (text, flag) => dtypeNames[oneOf('bf16', 'f16', 'f32').parse(text, flag)],
+}
+
+const overrideParts: Readonly<Record<string, (value: string, flag: string) => Partial<Override>>> = {
+  bits: (value, flag) => ({ bits: codeBits.parse(value, flag) }),
+  group: (value, flag) => ({ group: groupSize.parse(value, flag) }),
+  grid: (value, flag) => ({ grid: gridName.parse(value, flag) }),
+  sym: () => ({ symmetric: true }),
+  asym: () => ({ symmetric: false }),
+}
+
+/** One override: `<glob>=bits:8,group:32,grid:nf4,sym`. */
+export const override: ValueKind<readonly Override[]> = {
+  shown: '<glob>=bits:<n>,group:<n>,grid:<name>,sym|asym',
+  parse(text, flag) {
+    const needed = 'a pattern, = and what differs, such as *.down_proj=bits:8,group:32,'
+    const at = text.lastIndexOf('=')
+    if (at < 1 || at === text.length - 1) refuse(flag, text, needed)
+    const read = (part: string): Partial<Override> => {
+      const [key, value = ''] = part.trim().split(':')
+      if (!Object.hasOwn(overrideParts, key)) refuse(flag, text, needed, nearestName(key, Object.keys(overrideParts)))
+      return overrideParts[key](value, flag)
+    }
+    const parts = text
+      .slice(at + 1)
+      .split(',')
+      .map(read)
+    return [Object.assign({ glob: text.slice(0, at) }, ...parts)]
   },
 }

@@ -33,7 +33,7 @@ describe('quantize', () => {
   })
 
   it.each([
-    [2, ['--bits', '5'], /--bits/],
+    [2, ['--bits', '9'], /--bits/],
     [2, ['--metod', 'rtn'], /--method/],
     [2, ['--method', 'rtn', '--samples', '4'], /--samples/],
     [3, ['/nowhere/model.safetensors'], /nowhere/],

@@ -23,6 +23,7 @@ const facts = (change: Partial<AssembleFacts> = {}): AssembleFacts => ({
   linears: ['self_attn.q_proj', 'self_attn.k_proj', 'mlp.down_proj'].map(name => scheme(block(0, name))),
   kept: [],
   rest: [],
+  untied: false,
   method: 'gptq',
   grid: 'int',
   bits: 4,

@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { calibratedPass, type Visitor } from '../../src/calibrate/pass.ts'
 import { sampleCalibration } from '../../src/calibrate/sample.ts'
-import type { Linear } from '../../src/contracts.ts'
+import type { Group, Linear } from '../../src/contracts.ts'
 import { createKernels } from '../../src/engine/kernel/pool.ts'
 import { outputError } from '../../src/engine/ort/output-error.ts'
 import { createEngine } from '../../src/engine/ort/session.ts'
@@ -25,7 +25,8 @@ const storage = { decode: 'affine', scaleDtype: 'F16', zeroRange: [0, 255] } as 
 /** Quantizes a model stage by stage, each linear by both methods on the same Gram matrix; the gptq weights stay. Returns how many. */
 const compare = async (fixture: FixtureModel, windows: readonly Int32Array[], recipe: Recipe): Promise<number> => {
   const { checkpoint, model, read } = fixture
-  const { bits, symmetric, group, actOrder } = recipe
+  const { bits, symmetric, actOrder } = recipe
+  const group = recipe.group as Group
   let compared = 0
   const visit: Visitor['visit'] = async ({ stage, statistics }) => {
     const fed = await feedbackRounding(engine, kernels, statistics, recipe, stage.tap)

@@ -59,7 +59,7 @@ describe('quantize-report.json', () => {
     ['a later version', text => text.replace('"schema": 1', '"schema": 2'), /schema 1: schema: /],
     [
       'a wrong type',
-      text => text.replace('"bits": 4,\n      "symmetric"', '"bits": 5,\n      "symmetric"'),
+      text => text.replace('"bits": 4,\n      "symmetric"', '"bits": 9,\n      "symmetric"'),
       /linears\[0\]\.bits/,
     ],
     ['an unknown field', text => text.replace('"schema": 1', '"schema": 1, "extra": 0'), /the document: .*extra/],

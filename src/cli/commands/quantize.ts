@@ -10,11 +10,11 @@ import { nodeClock } from '../../io/clock.ts'
 import { type Files, nodeFiles } from '../../io/files.ts'
 import { memoryBytes } from '../../io/machine.ts'
 import { isPublished } from '../../journal.ts'
-import { checkMemory, type MemoryPlan, planMemory } from '../../memory.ts'
+import { checkMemory, planMemory } from '../../memory.ts'
 import { methods } from '../../method/index.ts'
 import { buildModel } from '../../model/graph.ts'
 import { runPlan } from '../../pipeline.ts'
-import { type Plan, planRun } from '../../plan.ts'
+import { planRun } from '../../plan.ts'
 import { type Recipe, resolveRecipe } from '../../recipe.ts'
 import { reportJson } from '../../report/json.ts'
 import { planDocument, planTable } from '../../report/plan-table.ts'
@@ -34,8 +34,14 @@ const modelName = (checkpoint: Checkpoint, files: Files): string => {
   return own ? file.slice(0, -'.safetensors'.length) : basename(files.realPath(checkpoint.folder))
 }
 
-const defaultOutput = (name: string, { method, bits, group }: Recipe): string =>
-  `${name}-${method}-${bits}bit-${typeof group === 'number' ? `g${group}` : group}`
+const defaultOutput = (name: string, { method, grid, bits, group }: Recipe): string => {
+  const codes = grid === 'int' ? `${bits}bit` : grid
+  return `${name}-${method}-${codes}${group === 'implied' ? '' : `-${typeof group === 'number' ? `g${group}` : group}`}`
+}
+
+/** The output of one of several formats. */
+const outputOf = (output: string, { format }: Recipe, several: boolean): string =>
+  several ? `${output}-${format.replace(':', '-')}` : output
 
 /** @throws QuantizeError bad-option when the output stands in the way, or would replace what is read */
 const checkOutput = (output: string, checkpoint: Checkpoint, overwrite: boolean, files: Files): void => {
@@ -69,41 +75,61 @@ const architectureOf = (checkpoint: Checkpoint, configs: Configs, recipe: Recipe
   }
 }
 
-export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> => {
+/** Quantizes into one format. Returns what `--json` prints. */
+const quantizeInto = async (
+  recipe: Recipe,
+  several: boolean,
+  checkpoint: Checkpoint,
+  options: QuantizeOptions,
+  ui: Ui,
+): Promise<object> => {
   const files = nodeFiles
-  const recipe = resolveRecipe(options)
-  const checkpoint = openCheckpoint(options.model, files)
+  const configs = readConfigs(checkpoint.folder, configFiles, files)
+  const plan = planRun(checkpoint, architectureOf(checkpoint, configs, recipe), recipe)
+  const named = outputOf(options.output ?? defaultOutput(modelName(checkpoint, files), recipe), recipe, several)
+  const output = resolve(named)
+  const threads = options.threads ?? availableParallelism()
+  const memory = planMemory(plan, options.maxMemory ?? Math.floor(0.8 * memoryBytes()), threads)
+  if (options.dryRun) {
+    if (!options.json) ui.data(planTable(plan, memory, output))
+    return planDocument(plan, memory, output)
+  }
+  checkOutput(output, checkpoint, options.overwrite, files)
+  checkMemory(memory)
+  const context = { files, clock: nodeClock, threads, memory, progress: ui.report, signal: ui.signal }
+  const rules = { overwrite: options.overwrite, resume: options.resume }
+  const report = await runPlan(plan, checkpoint, sourceConfigOf(configs), output, rules, context)
+  if (options.report) files.writeText(outputOf(options.report, recipe, several), reportJson(report))
+  tellReport(report, options.output === undefined ? basename(output) : named, ui)
+  return { output: options.output === undefined ? basename(output) : named, report }
+}
+
+/** The document of one format; of several, a list of them. */
+const quantizeAll = async (options: QuantizeOptions, ui: Ui): Promise<readonly object[]> => {
+  const { format: formats, ...request } = options
+  const recipes = (formats ?? [undefined]).map(format => resolveRecipe({ ...request, format }))
+  const checkpoint = openCheckpoint(options.model, nodeFiles)
   try {
-    const configs = readConfigs(checkpoint.folder, configFiles, files)
-    const plan = planRun(checkpoint, architectureOf(checkpoint, configs, recipe), recipe)
-    const output = resolve(options.output ?? defaultOutput(modelName(checkpoint, files), recipe))
-    const threads = options.threads ?? availableParallelism()
-    const memory = planMemory(plan, options.maxMemory ?? Math.floor(0.8 * memoryBytes()), threads)
-    if (options.dryRun) return tellPlan(plan, memory, output, options.json, ui)
-    checkOutput(output, checkpoint, options.overwrite, files)
-    checkMemory(memory)
-    const context = { files, clock: nodeClock, threads, memory, progress: ui.report, signal: ui.signal }
-    const rules = { overwrite: options.overwrite, resume: options.resume }
-    const report = await runPlan(plan, checkpoint, sourceConfigOf(configs), output, rules, context)
-    if (options.report) files.writeText(options.report, reportJson(report))
-    tellReport(report, options.output ?? basename(output), options.json, ui)
-    if (options.strict) checkFallbacks(report)
+    const documents: object[] = []
+    for (const recipe of recipes)
+      documents.push(await quantizeInto(recipe, recipes.length > 1, checkpoint, options, ui))
+    return documents
   } finally {
     checkpoint.close()
   }
 }
 
-const tellPlan = (plan: Plan, memory: MemoryPlan, output: string, json: boolean, ui: Ui): void => {
-  if (json) ui.json(planDocument(plan, memory, output))
-  else ui.data(planTable(plan, memory, output))
+export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> => {
+  const documents = await quantizeAll(options, ui)
+  if (options.json) ui.json(documents.length > 1 ? documents : documents[0])
+  const reports = documents.flatMap(document => ('report' in document ? [document.report as Report] : []))
+  if (options.strict) for (const report of reports) checkFallbacks(report)
 }
 
-const tellReport = (report: Report, output: string, json: boolean, ui: Ui): void => {
-  if (json) ui.json({ output, report })
+const tellReport = (report: Report, output: string, ui: Ui): void =>
   ui.print(
     `\n${reportTable(report, { width: ui.columns, style: { heading: ui.style.bold, warning: ui.style.yellow } })}\n\nwritten to ${output}`,
   )
-}
 
 const checkFallbacks = ({ linears }: Report): void => {
   const fallen = linears.filter(({ fallback }) => fallback !== null)

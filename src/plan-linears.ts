@@ -1,0 +1,184 @@
+/** Which linears of a checkpoint are quantized, and each with which scheme: selection by glob, overrides, head and embedding, groups. */
+import type {
+  ActivationScheme,
+  Bits,
+  Format,
+  Group,
+  Linear,
+  LinearScheme,
+  Model,
+  TensorInfo,
+  WeightDtype,
+} from './contracts.ts'
+import { isFloat } from './dtype/convert.ts'
+import { QuantizeError } from './errors.ts'
+import { matchesGlob } from './glob.ts'
+import { gridPresets } from './method/grids.ts'
+import { divisorsOf, granularity } from './quantize/granularity.ts'
+import { bitsOf, type Override, type Recipe } from './recipe.ts'
+
+/** A linear that could be quantized. */
+export interface Candidate {
+  readonly linear: Linear
+  readonly role: LinearScheme['role']
+  /** Names of the linears that must have its scheme, itself among them; empty: none. */
+  readonly shares: readonly string[]
+}
+
+/** Weights that convention leaves dense where only shapes are known: embeddings, heads, norms. */
+const denseByName =
+  /(^|[._])(embed\w*|wte|wpe|lm_head|head|norm\w*|ln_\w+|layernorm\w*|router|classifier|score)([._]|$)/i
+
+/** Without an architecture: every two-dimensional float tensor called `….weight`, but embeddings, norms and heads. */
+const linearsByShape = (tensors: ReadonlyMap<string, TensorInfo>): Linear[] =>
+  [...tensors.values()]
+    .filter(
+      ({ name, shape, dtype }) =>
+        name.endsWith('.weight') && shape.length === 2 && isFloat(dtype) && !denseByName.test(name),
+    )
+    .map(({ name, shape: [out, inputs] }) => ({
+      name: name.slice(0, -'.weight'.length),
+      weight: { tensor: name },
+      out,
+      in: inputs,
+    }))
+
+const moduleOf = (tensor: string): string => tensor.replace(/\.weight$/, '')
+
+/** @throws QuantizeError bad-option where the format has no place for a quantized head or embedding that was asked for */
+const besideBlocks = (model: Model, recipe: Recipe, format: Format): Candidate[] => {
+  const { headBits, embedBits } = recipe
+  const { embedding, head, hidden, vocabulary, tied } = model
+  const cannot = (what: string, flag: string): never => {
+    throw new QuantizeError(
+      'bad-option',
+      `--${flag}: format ${format.name} has no place for a quantized ${what}; leave it out`,
+    )
+  }
+  if (embedBits !== null && !format.facts.embedding) cannot('embedding', 'embed-bits')
+  if (headBits !== null && !format.facts.head) cannot('head', 'head-bits')
+  const table = { name: moduleOf(embedding.tensor), weight: embedding, out: vocabulary, in: hidden }
+  const shared = tied && embedBits !== null // one weight serves both
+  return [
+    ...(embedBits !== null ? [{ linear: table, role: 'embedding' as const, shares: [] }] : []),
+    ...(headBits !== null && !shared ? [{ linear: head, role: 'head' as const, shares: [] }] : []),
+  ]
+}
+
+/** All linears that the recipe may choose from. */
+export const candidatesOf = (
+  model: Model | undefined,
+  tensors: ReadonlyMap<string, TensorInfo>,
+  recipe: Recipe,
+  format: Format,
+): readonly Candidate[] => {
+  if (!model) return linearsByShape(tensors).map(linear => ({ linear, role: 'linear', shares: [] }))
+  const stages = model.blocks.flatMap(block => block.stages)
+  const ofBlocks = stages.flatMap(({ linears, share }) =>
+    linears.map(linear => ({ linear, role: 'linear' as const, shares: share ? linears.map(({ name }) => name) : [] })),
+  )
+  return [...ofBlocks, ...besideBlocks(model, recipe, format)]
+}
+
+/** Why the globs leave a linear dense; undefined when they do not. */
+export const leftOut = (name: string, { include, exclude }: Recipe): string | undefined => {
+  const excluded = exclude.find(glob => matchesGlob(glob, name))
+  if (excluded !== undefined) return `--exclude ${excluded}`
+  return include.length > 0 && !include.some(glob => matchesGlob(glob, name)) ? 'not named by --include' : undefined
+}
+
+/** @throws QuantizeError bad-option for a glob that matches no linear: a misspelt one would be without effect */
+export const checkGlobs = ({ include, exclude, overrides }: Recipe, candidates: readonly Candidate[]): void => {
+  const globs = [
+    ...include.map(glob => ['include', glob]),
+    ...exclude.map(glob => ['exclude', glob]),
+    ...overrides.map(({ glob }) => ['override', glob]),
+  ]
+  for (const [flag, glob] of globs)
+    if (!candidates.some(({ linear }) => matchesGlob(glob, linear.name)))
+      throw new QuantizeError(
+        'bad-option',
+        `--${flag} ${glob}: matches no linear of the model; the first is ${candidates[0]?.linear.name ?? 'not there'}`,
+      )
+}
+
+/** The group of one linear: what the format implies; under `--group-fallback` the largest divisor of its inputs not above the one asked. */
+const groupFor = (linear: Linear, asked: Group | 'implied', bits: Bits, recipe: Recipe, format: Format): Group => {
+  const implied = format.facts.impliedGroup?.(linear.in, bits, recipe.grid)
+  if (implied !== undefined) {
+    if (asked === 'implied' || asked === implied) return implied
+    throw new QuantizeError(
+      'unsupported',
+      `${linear.name}: format ${format.name} takes the group from the number of inputs, ${implied} for ${linear.in}; leave --group out`,
+    )
+  }
+  if (asked === 'implied') throw new Error(`format ${format.name} implies no group`)
+  if (typeof asked !== 'number' || linear.in % asked === 0) return asked
+  const divisors = divisorsOf(linear.in).filter(size => size > 1)
+  const below = divisors.filter(size => size <= asked)
+  if (recipe.groupFallback && below.length > 0) return below[below.length - 1]
+  const near = divisors.filter(size => size >= 16 && size <= 4 * asked).slice(-8)
+  throw new QuantizeError(
+    'unsupported',
+    `${linear.name}: groups of ${asked} do not divide its ${linear.in} inputs; use --group ${near.join(', ')} or channel, or --group-fallback for the largest that fits each linear`,
+  )
+}
+
+const activationsOf = ({ activations, symmetric }: Recipe, group: Group): ActivationScheme | undefined =>
+  activations === null
+    ? undefined
+    : {
+        grid: activations,
+        symmetric: activations === 'int8' ? symmetric : true,
+        granularity: group === 'block' ? 128 : 'token',
+        dynamic: true,
+      }
+
+/** @throws QuantizeError unsupported: a group that does not divide, bad-option: bits that the grid does not have */
+export const schemeOf = (
+  { linear, role }: Candidate,
+  recipe: Recipe,
+  format: Format,
+  tensors: ReadonlyMap<string, TensorInfo>,
+): LinearScheme => {
+  const { name, out, in: inputs, weight } = linear
+  const over: Partial<Override> = Object.assign({}, ...recipe.overrides.filter(({ glob }) => matchesGlob(glob, name)))
+  const grid = over.grid ?? recipe.grid
+  const beside = role === 'head' ? recipe.headBits : role === 'embedding' ? recipe.embedBits : null
+  const bits = bitsOf(grid, over.bits ?? (grid === 'int' ? (beside ?? undefined) : undefined), recipe.bits)
+  const otherGrid = over.grid === undefined ? undefined : gridPresets[over.grid].group
+  const group = groupFor(linear, over.group ?? otherGrid ?? recipe.group, bits, { ...recipe, grid }, format)
+  return {
+    name,
+    role,
+    out,
+    in: inputs,
+    dtype: tensors.get(weight.tensor)!.dtype as WeightDtype, // others are refused before it matters
+    grid,
+    bits,
+    symmetric: grid === 'int' ? (over.symmetric ?? recipe.symmetric) : true,
+    group,
+    groups: group === 'block' ? Math.ceil(inputs / 128) : granularity(group, inputs).groups,
+    actOrder: recipe.actOrder,
+    ...(role === 'linear' && recipe.activations ? { activations: activationsOf(recipe, group) } : {}),
+  }
+}
+
+/** What linears that a runtime fuses must agree on. */
+const sharedPart = ({ grid, bits, symmetric, group }: LinearScheme): string =>
+  `${bits} bits, grid ${grid}, ${symmetric ? 'symmetric' : 'asymmetric'}, group ${group}`
+
+/** Why a linear cannot have its scheme beside those with which a runtime fuses it; undefined when it can. */
+export const fusionRefusal = (
+  { linear, shares }: Candidate,
+  schemes: ReadonlyMap<string, LinearScheme | undefined>,
+): string | undefined => {
+  const own = schemes.get(linear.name)!
+  for (const name of shares) {
+    const other = schemes.get(name)
+    if (!other) return `runtimes fuse it with ${name}, which stays unquantized; both must be quantized, or neither`
+    if (sharedPart(other) !== sharedPart(own))
+      return `runtimes fuse it with ${name}, and the schemes differ (${sharedPart(own)} against ${sharedPart(other)}); give both the same`
+  }
+  return undefined
+}
