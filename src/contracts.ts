@@ -58,6 +58,8 @@ export interface Linear {
   readonly bias?: WeightView
   readonly out: number
   readonly in: number
+  /** How its runtime quantizes what it reads; absent: not. */
+  readonly activations?: ActivationScheme
 }
 
 /** A value inside a block's graph; shape [T, features]. */

@@ -20,6 +20,7 @@ export interface Inspection {
     readonly weights: number
     readonly bitsPerWeight: number
     readonly schemes: readonly {
+      readonly grid: string
       readonly bits: number
       readonly symmetric: boolean
       readonly group: string
@@ -58,15 +59,22 @@ export const inspectCheckpoint = (checkpoint: Checkpoint, files: Files): Inspect
   }
 }
 
+/** The quantized module that a tensor belongs to: its name up to some dot; '' for biases and what belongs to none. */
+const moduleOf = (tensor: string, linears: ReadonlyMap<string, LinearScheme>): string => {
+  for (let dot = tensor.indexOf('.'); dot >= 0; dot = tensor.indexOf('.', dot + 1))
+    if (linears.has(tensor.slice(0, dot))) return tensor.slice(dot) === '.bias' ? '' : tensor.slice(0, dot)
+  return ''
+}
+
 const describeQuantization = (format: string, linears: ReadonlyMap<string, LinearScheme>, { tensors }: Checkpoint) => {
-  const schemes = new Map<string, { bits: number; symmetric: boolean; group: string; linears: number }>()
+  const schemes = new Map<string, { grid: string; bits: number; symmetric: boolean; group: string; linears: number }>()
   let weights = 0
   let bytes = 0
-  for (const [name, { out, in: inputs, bits, symmetric, group }] of linears) {
+  for (const tensor of tensors.values()) if (linears.has(moduleOf(tensor.name, linears))) bytes += tensor.bytes
+  for (const { out, in: inputs, grid, bits, symmetric, group } of linears.values()) {
     weights += out * inputs
-    for (const part of ['qweight', 'qzeros', 'scales', 'g_idx']) bytes += tensors.get(`${name}.${part}`)?.bytes ?? 0
-    const key = `${bits} ${symmetric} ${group}`
-    const scheme = schemes.get(key) ?? { bits, symmetric, group: String(group), linears: 0 }
+    const key = `${grid} ${bits} ${symmetric} ${group}`
+    const scheme = schemes.get(key) ?? { grid, bits, symmetric, group: String(group), linears: 0 }
     scheme.linears++
     schemes.set(key, scheme)
   }

@@ -19,7 +19,7 @@ import type { LinearFacts } from './report/build.ts'
 import { type Inputs, inputsSchema, whatChanged } from './run-inputs.ts'
 
 /** A finished linear without what its plan says. */
-export type FinishedFacts = Omit<LinearFacts, 'scheme' | 'tensors'>
+export type FinishedFacts = Omit<LinearFacts, 'scheme' | 'tensor' | 'tensors'>
 
 /** A linear, or a tensor that goes along unchanged. */
 export interface Finished {

@@ -2,16 +2,10 @@
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { type FolderFiles, folderFiles } from './checkpoint/carry.ts'
-import {
-  createShardWriter,
-  hashTensor,
-  planShards,
-  type ShardPlan,
-  type ShardWriter,
-} from './checkpoint/write-safetensors.ts'
-import type { Checkpoint, TensorSource, WeightDtype } from './contracts.ts'
-import { fromFloat32, toFloat32 } from './dtype/convert.ts'
-import { type Dtype, dtypeBits } from './dtype/dtype.ts'
+import { castSource } from './checkpoint/cast-source.ts'
+import { forEachPiece, hashTensor } from './checkpoint/tensor-pieces.ts'
+import { createShardWriter, planShards, type ShardPlan, type ShardWriter } from './checkpoint/write-safetensors.ts'
+import type { Checkpoint, TensorSource } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
 import type { Files } from './io/files.ts'
 import { printable } from './io/printable.ts'
@@ -77,7 +71,7 @@ export const openOutput = (
       left: beside.left,
       finish,
       pass: name => {
-        if (!earlier.has(name)) finish(passTensor(checkpoint.tensors.get(name)!, stored.get(name)!, writer))
+        if (!earlier.has(name)) finish(passTensor(castSource(checkpoint.tensors.get(name)!, stored.get(name)!), writer))
       },
       flush: journal.flush,
       complete(configs) {
@@ -167,36 +161,13 @@ const checkWritten = (
   }
 }
 
-/** Values of one float dtype as bytes of another. @throws QuantizeError unsupported when one is too large for it */
-const converted = (piece: Uint8Array, { file, name, dtype }: TensorSource, into: WeightDtype): Uint8Array => {
-  const values = toFloat32(piece, dtype)
-  const stored = fromFloat32(values, into)
-  const back = into === 'F16' ? toFloat32(stored, into) : values
-  const lost = back.findIndex((value, i) => !Number.isFinite(value) && Number.isFinite(values[i]))
-  if (lost >= 0)
-    throw new QuantizeError(
-      'unsupported',
-      `${printable(file)}: tensor ${printable(name)} holds ${values[lost]}, which ${into} cannot hold; --dtype bf16 or f32 can`,
-      { lasting: true },
-    )
-  return stored
-}
-
-const pieceElements = 2 ** 20
-
-/** The values of a tensor, in pieces: the bytes as they are, or rounded to another dtype. */
-const passTensor = (source: TensorSource, dtype: Dtype, writer: ShardWriter): Finished => {
+/** Copies a tensor into its place. */
+const passTensor = (source: TensorSource, writer: ShardWriter): Finished => {
   const { name } = source
-  const [size, storedSize] = [dtypeBits[source.dtype] / 8, dtypeBits[dtype] / 8]
-  const pieceBytes = pieceElements * Math.max(1, size)
-  const buffer = new Uint8Array(Math.min(pieceBytes, source.bytes))
   const hash = createHash('sha256')
-  for (let start = 0; start < source.bytes; start += pieceBytes) {
-    const end = Math.min(source.bytes, start + pieceBytes)
-    const piece = source.read(start, end, buffer.subarray(0, end - start))
-    const stored = dtype === source.dtype ? piece : converted(piece, source, dtype as WeightDtype)
-    writer.write(name, stored, (start / size) * storedSize)
-    hash.update(stored)
-  }
+  forEachPiece(source, (piece, start) => {
+    writer.write(name, piece, start)
+    hash.update(piece)
+  })
   return { name, tensors: { [name]: hash.digest('hex') }, facts: null }
 }

@@ -314,7 +314,12 @@ const reportOf = (
       sha256: Object.fromEntries(Object.entries(inputs.model).map(([name, { sha256 }]) => [name, sha256])),
     },
     calibration: sample?.report ?? null,
-    linears: plan.linears.map(({ name, scheme, tensors }) => ({ scheme, tensors, ...facts.get(name)! })),
+    linears: plan.linears.map(({ name, weight, scheme, tensors }) => ({
+      scheme,
+      tensor: weight.tensor,
+      tensors,
+      ...facts.get(name)!,
+    })),
     kept: plan.passed.map(({ name, reason }) => ({ name, reason })),
     dropped: [],
     warnings: [...plan.warnings, ...(left.length > 0 ? [`not copied into the output: ${left.join(', ')}`] : [])],

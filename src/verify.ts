@@ -1,10 +1,13 @@
 /** Whether an output is still what its report says, from the bytes on disk alone. */
 import { basename, join } from 'node:path'
+import { castSource } from './checkpoint/cast-source.ts'
 import { finiteSource } from './checkpoint/finite-source.ts'
 import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
 import { readConfigs } from './checkpoint/read-json.ts'
-import { hashTensor } from './checkpoint/write-safetensors.ts'
+import { hashTensor } from './checkpoint/tensor-pieces.ts'
 import type { Checkpoint, Configs, TensorSource } from './contracts.ts'
+import { isFloat } from './dtype/convert.ts'
+import type { Dtype } from './dtype/dtype.ts'
 import { measureRows } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import type { Kernels } from './engine/kernel/pool.ts'
@@ -81,6 +84,13 @@ const figuresOf = async (
 const sourceTensor = (source: Checkpoint, name: string): TensorSource =>
   source.tensors.get(name) ?? refuse(source.path, `holds no tensor ${printable(name)}; the report lists it`)
 
+/** As the output stores what stays unquantized: its dtype may differ. @throws QuantizeError bad-input */
+const storedAs = (source: TensorSource, dtype: Dtype): TensorSource => {
+  if (dtype !== source.dtype && !(isFloat(dtype) && isFloat(source.dtype)))
+    return refuse(source.file, `${printable(source.name)} is ${source.dtype}; the output holds ${dtype}`)
+  return castSource(source, dtype)
+}
+
 /** @throws QuantizeError bad-input when the source is another model, or a figure of the report is not that of the bytes */
 const checkAgainst = async (
   kernels: Kernels,
@@ -97,7 +107,7 @@ const checkAgainst = async (
   }
   const configs = readConfigs(output.folder, configFiles, files)
   for (const linear of report.linears) {
-    const figures = await figuresOf(kernels, sourceTensor(source, `${linear.name}.weight`), output, configs, linear)
+    const figures = await figuresOf(kernels, sourceTensor(source, linear.tensor), output, configs, linear)
     for (const [figure, value] of Object.entries(figures)) {
       const said = linear[figure as keyof WeightFigures]
       if (said !== value)
@@ -108,7 +118,7 @@ const checkAgainst = async (
   for (const { name } of report.kept) {
     const kept =
       output.tensors.get(name) ?? refuse(output.path, `holds no tensor ${printable(name)}; the report lists it`)
-    if (hashTensor(kept) !== hashTensor(sourceTensor(source, name)))
+    if (hashTensor(kept) !== hashTensor(storedAs(sourceTensor(source, name), kept.dtype)))
       refuse(output.path, `${printable(name)} differs from the source's; the report says that it was kept`)
     each(name)
   }

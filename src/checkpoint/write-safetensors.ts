@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { dirname, join } from 'node:path'
 import type { TensorSource } from '../contracts.ts'
 import type { Files } from '../io/files.ts'
@@ -7,6 +6,7 @@ import { Coverage } from './coverage.ts'
 import { indexName } from './open-checkpoint.ts'
 import type { HeaderTensor } from './safetensors-header.ts'
 import type { ShardPlan } from './shard-plan.ts'
+import { hashTensor } from './tensor-pieces.ts'
 import { type OpenFile, openFile, tensorSource } from './tensor-source.ts'
 
 export { planShards, type ShardPlan } from './shard-plan.ts'
@@ -40,19 +40,6 @@ interface Slot {
   readonly tensor: HeaderTensor
   readonly shard: Shard
   readonly written: Coverage
-}
-
-const hashPieceBytes = 4 * 2 ** 20
-
-/** SHA-256 of a tensor's bytes, lower-case hex. @throws QuantizeError bad-input when the file ends early */
-export const hashTensor = (source: TensorSource): string => {
-  const hash = createHash('sha256')
-  const buffer = new Uint8Array(Math.min(hashPieceBytes, source.bytes))
-  for (let start = 0; start < source.bytes; start += buffer.byteLength) {
-    const end = Math.min(source.bytes, start + buffer.byteLength)
-    hash.update(source.read(start, end, buffer.subarray(0, end - start)))
-  }
-  return hash.digest('hex')
 }
 
 /** model.safetensors.index.json as transformers reads it: the sum of tensor bytes, and the file of each name, by name. */

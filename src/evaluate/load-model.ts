@@ -1,10 +1,10 @@
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
 import { readConfigs } from '../checkpoint/read-json.ts'
 import { readWeight } from '../checkpoint/read-weight.ts'
-import type { Checkpoint, Model } from '../contracts.ts'
+import type { Checkpoint, Configs, Model } from '../contracts.ts'
 import type { ReadWeight } from '../engine/ort/activations.ts'
 import { QuantizeError } from '../errors.ts'
-import { configFiles, detectFormat } from '../format/index.ts'
+import { configFiles, type DetectedFormat, detectFormat, formatNames } from '../format/index.ts'
 import type { Files } from '../io/files.ts'
 import { shown } from '../model/config.ts'
 import { buildModel } from '../model/graph.ts'
@@ -34,15 +34,54 @@ export const loadModel = (path: string, files: Files): LoadedModel => {
     const detected = detectFormat(checkpoint.tensors, configs, checkpoint.folder)
     if (!detected && config.quantization_config) throw unknownQuantization(configFile, config.quantization_config)
     const model = buildModel(config, checkpoint.tensors, configFile, detected?.linears)
-    const read: ReadWeight = view => {
-      const module = view.tensor.replace(/\.weight$/, '')
-      if (!detected?.linears.has(module)) return readWeight(checkpoint, view).data
-      return dequantize(detected.format.unpack(module, name => checkpoint.tensors.get(name), configs))
+    const read: ReadWeight = view => readWeight(checkpoint, view).data
+    if (!detected) return { checkpoint, model, format: undefined, read }
+    return {
+      checkpoint,
+      model: withActivations(model, detected.linears),
+      format: detected.format.name,
+      read: readingQuantized(checkpoint, detected, configs, read),
     }
-    return { checkpoint, model, format: detected?.format.name, read }
   } catch (error) {
     checkpoint.close()
     throw error
+  }
+}
+
+/** The model with what the checkpoint declares of each linear's input. */
+const withActivations = (model: Model, linears: DetectedFormat['linears']): Model => ({
+  ...model,
+  blocks: model.blocks.map(block => ({
+    ...block,
+    stages: block.stages.map(stage => ({
+      ...stage,
+      linears: stage.linears.map(linear => ({ ...linear, activations: linears.get(linear.name)?.activations })),
+    })),
+  })),
+})
+
+/**
+ * Reads quantized modules decoded. The last embedding or head is kept: its rows are asked for run by run, and a tied one serves as both.
+ */
+const readingQuantized = (
+  checkpoint: Checkpoint,
+  { format, linears }: DetectedFormat,
+  configs: Configs,
+  readPlain: ReadWeight,
+): ReadWeight => {
+  let kept: { readonly module: string; readonly values: Float32Array } | undefined
+  const decoded = (module: string): Float32Array => {
+    if (kept?.module === module) return kept.values
+    const values = dequantize(format.unpack(module, name => checkpoint.tensors.get(name), configs))
+    if (linears.get(module)!.role !== 'linear') kept = { module, values }
+    return values
+  }
+  return view => {
+    const module = view.tensor.replace(/\.weight$/, '')
+    const scheme = linears.get(module)
+    if (!scheme) return readPlain(view)
+    const [first, end] = view.rows ?? [0, scheme.out]
+    return decoded(module).subarray(first * scheme.in, end * scheme.in)
   }
 }
 
@@ -51,6 +90,6 @@ export const unknownQuantization = (configFile: string, quantization: unknown): 
   const method = (quantization as { quant_method?: unknown } | null)?.quant_method
   return new QuantizeError(
     'unsupported',
-    `${configFile}: quantization ${method === undefined || method === null ? 'without quant_method' : shown(method)} is not read here; known: gptq`,
+    `${configFile}: quantization ${method === undefined || method === null ? 'without quant_method' : shown(method)} is not read here; known: ${formatNames.join(', ')}`,
   )
 }

@@ -8,6 +8,10 @@ export type QuantizedShapes = ReadonlyMap<string, { readonly out: number; readon
 
 export interface Store {
   has(tensor: string): boolean
+  /** Whether the module's weight is there, plain or quantized. */
+  holds(module: string): boolean
+  /** A module's weight [out, width]; it may be stored quantized. */
+  weight(module: string, out: number, width: number): WeightView
   /** The first of the prefixes under which `suffix` is stored; the first one when none is. */
   prefix(prefixes: readonly string[], suffix: string): string
   /** @throws QuantizeError bad-input when the tensor is missing or has another shape */
@@ -57,6 +61,8 @@ export const openStore = (
   }
   return {
     has: tensor => tensors.has(tensor),
+    holds: module => quantized.has(module) || tensors.has(`${module}.weight`),
+    weight,
     prefix: (prefixes, suffix) => prefixes.find(prefix => tensors.has(prefix + suffix)) ?? prefixes[0],
     view,
     linear: (name, out, width, bias) => ({

@@ -6,6 +6,8 @@ import type { LinearReport, Report, TotalsReport } from './schema.ts'
 /** What a run knows of one quantized linear, measured on the reopened output. */
 export interface LinearFacts {
   readonly scheme: LinearScheme
+  /** Of the source. */
+  readonly tensor: string
   /** What it is stored as: codes, scales, zero points, indexes. */
   readonly tensors: readonly TensorInfo[]
   /** How it was rounded, and why not as asked; null: as asked. */
@@ -46,6 +48,7 @@ const linearReport = (facts: LinearFacts): LinearReport => {
   const { scheme, error } = facts
   return {
     name: scheme.name,
+    tensor: facts.tensor,
     shape: [scheme.out, scheme.in],
     method: facts.method,
     fallback: facts.fallback,

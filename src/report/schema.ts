@@ -9,6 +9,7 @@ const sha256 = z.string().regex(/^[0-9a-f]{64}$/)
 
 export const linearSchema = z.strictObject({
   name: z.string(),
+  tensor: z.string(),
   shape: z.tuple([z.int().positive(), z.int().positive()]),
   method: z.enum(['gptq', 'rtn']),
   fallback: z.string().nullable(),

@@ -74,6 +74,6 @@ describe('inspect', () => {
     const { quantization } = JSON.parse((await run('inspect', output, '--json')).stdout)
     expect(quantization).toMatchObject({ format: 'gptq', linears: 28, weights: 786_432 })
     expect(quantization.bitsPerWeight).toBeCloseTo(totals.bitsPerWeight, 10)
-    expect(quantization.schemes).toEqual([{ bits: 4, symmetric: true, group: '64', linears: 28 }])
+    expect(quantization.schemes).toEqual([{ grid: 'int', bits: 4, symmetric: true, group: '64', linears: 28 }])
   })
 })

@@ -35,6 +35,7 @@ export const linearFacts = (
   relativeOutputError: number | null,
 ): LinearFacts => ({
   scheme: scheme(name, out, inputs),
+  tensor: `${name}.weight`,
   tensors: formats.gptq.layout(scheme(name, out, inputs)),
   method: 'gptq',
   fallback: null,

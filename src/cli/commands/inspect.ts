@@ -28,8 +28,8 @@ const inspectionText = ({ path, files, modelType, tensors, bytes, dtypes, quanti
       ? `quantized: ${quantization.format}, ${quantization.linears} linears of ${quantization.weights} weights at ${quantization.bitsPerWeight.toFixed(3)} bits a weight`
       : 'not quantized in a format known here',
     ...(quantization?.schemes ?? []).map(
-      ({ bits, symmetric, group, linears }) =>
-        `  ${linears} linears: ${bits} bits, ${symmetric ? 'symmetric' : 'asymmetric'}, group ${group}`,
+      ({ grid, bits, symmetric, group, linears }) =>
+        `  ${linears} linears: ${bits} bits, ${grid === 'int' ? (symmetric ? 'symmetric' : 'asymmetric') : grid}, group ${group}`,
     ),
     '',
     ...tensors.map(

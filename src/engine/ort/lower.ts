@@ -5,8 +5,9 @@
 import type { NodeProto } from 'onnx-buf'
 import type { ActivationKind, Linear, Op, WeightView } from '../../contracts.ts'
 import { type AttentionOp, attentionConstants, attentionInputs, attentionNodes } from './attention.ts'
-import { type Graph, type GraphValue, microsoft, node } from './onnx.ts'
+import { type Constant, type Graph, type GraphValue, microsoft, node } from './onnx.ts'
 import { safeThreads } from './products.ts'
+import { quantizedInput } from './quantized-activations.ts'
 import type { HeldValue, Segment } from './segments.ts'
 
 /** A stored vector that a graph reads, a norm's weight or a bias: fed as [n], or as [n, 1] where it is added to columns. */
@@ -82,7 +83,9 @@ const linearNode = (
 const signature = (op: Op, linears: ReadonlyMap<string, Linear>): unknown => {
   if (op.op === 'norm') return { ...op, weight: 0, bias: op.bias !== undefined }
   if (op.op === 'attention') return { ...op, rope: op.rope !== undefined }
-  return op.op === 'linear' ? { ...op, linear: linears.get(op.linear)!.bias !== undefined } : op
+  if (op.op !== 'linear') return op
+  const { bias, activations } = linears.get(op.linear)!
+  return { ...op, linear: bias !== undefined, activations }
 }
 
 /** Writes the nodes of a segment's ops and collects what they read. */
@@ -97,23 +100,38 @@ const writeNodes = (segment: Segment, byName: ReadonlyMap<string, Linear>, seqLe
     parameters.push({ input, view, columns: asColumns })
     return [input]
   }
-  const linear = ({ x, y, linear: name }: OpOf<'linear'>): NodeProto => {
+  const constants: Constant[] = []
+  const quantized = new Map<string, string>()
+  /** The rows that a linear multiplies: x, or what its runtime makes of it; linears of one scheme share that. */
+  const inputOf = (x: string, { activations, in: width }: Linear): { nodes: readonly NodeProto[]; value: string } => {
+    if (!activations) return { nodes: [], value: x }
+    const key = `${x}.${JSON.stringify(activations)}`
+    const known = quantized.get(key)
+    if (known) return { nodes: [], value: known }
+    if (columns.has(x)) throw new Error('quantized activations lie in rows')
+    const made = quantizedInput(x, width, activations, seqLen, `${x}.quantized${quantized.size}`)
+    constants.push(...made.constants)
+    quantized.set(key, made.result)
+    return { nodes: made.nodes, value: made.result }
+  }
+  const linear = ({ x, y, linear: name }: OpOf<'linear'>): readonly NodeProto[] => {
     const found = byName.get(name)!
     const input = `w${linears.length}`
     const layout = { x: columns.has(x), y: columns.has(y) }
     linears.push({ input, linear: found, columns: layout.y })
-    return linearNode(x, y, input, parameter(found.bias, layout.y), layout)
+    const { nodes, value } = inputOf(x, found)
+    return [...nodes, linearNode(value, y, input, parameter(found.bias, layout.y), layout)]
   }
   const normInputs = ({ weight, bias }: Norm): readonly string[] => [...parameter(weight), ...parameter(bias)]
   const nodes = pairNorms(segment.ops).flatMap(({ op, norm }): readonly NodeProto[] => {
-    if (op.op === 'linear') return [linear(op)]
+    if (op.op === 'linear') return linear(op)
     if (op.op === 'attention') return attentionNodes(op, seqLen)
     if (op.op === 'activation') return [activationNode(op.kind, op.x, op.y)]
     if (op.op === 'multiply') return [node('Mul', [op.a, op.b], [op.y])]
     if (op.op === 'norm') return [normNode(op, normInputs(op))]
     return [norm ? skipNormNode(op, norm, normInputs(norm)) : node('Add', [op.a, op.b], [op.y])]
   })
-  return { nodes, linears, parameters }
+  return { nodes, linears, parameters, constants }
 }
 
 const graphValue = ({ name, width, layout }: HeldValue): GraphValue => ({
@@ -127,12 +145,19 @@ const graphValue = ({ name, width, layout }: HeldValue): GraphValue => ({
  */
 export const lower = (segment: Segment, byName: ReadonlyMap<string, Linear>, seqLen: number): Lowered => {
   const { inputs, outputs, tap } = segment
-  const { nodes, linears, parameters } = writeNodes(segment, byName, seqLen)
+  const { nodes, linears, parameters, constants } = writeNodes(segment, byName, seqLen)
   const attention = segment.ops.find(op => op.op === 'attention')
   const transposed = tap?.layout === 'rows' ? `${tap.name}.transposed` : undefined
   const signatures = segment.ops.map(op => signature(op, byName))
   return {
-    key: JSON.stringify([signatures, inputs, outputs, transposed, [...segment.columns], attention ? seqLen : 0]),
+    key: JSON.stringify([
+      signatures,
+      inputs,
+      outputs,
+      transposed,
+      [...segment.columns],
+      attention || constants.length > 0 ? seqLen : 0,
+    ]),
     linears,
     parameters,
     attention,
@@ -150,7 +175,7 @@ export const lower = (segment: Segment, byName: ReadonlyMap<string, Linear>, seq
         ...(attention ? attentionInputs(attention) : []),
       ],
       outputs: [...outputs.map(graphValue), ...(transposed ? [{ name: transposed, shape: [tap!.width, 'T'] }] : [])],
-      constants: attention ? attentionConstants(attention, seqLen) : [],
+      constants: [...constants, ...(attention ? attentionConstants(attention, seqLen) : [])],
     }),
   }
 }

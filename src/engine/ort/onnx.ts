@@ -27,6 +27,9 @@ export const microsoft = 'com.microsoft'
 const elementTypes = { float32: 1, int32: 6, int64: 7, float64: 11 } as const
 export type ElementType = keyof typeof elementTypes
 
+/** ONNX's number of FP8 E4M3FN. */
+export const float8 = 17
+
 /** A number is an integer attribute; a float one is written `{ float: 1 }`, whole or not (ONNX Runtime refuses the wrong kind). */
 export type Attribute = number | { readonly float: number } | readonly number[]
 

@@ -70,15 +70,13 @@ export const embeddingAndHead = (
   vocabulary: number,
   hidden: number,
 ): Pick<Model, 'embedding' | 'head' | 'tied'> => {
-  const shape = [vocabulary, hidden]
-  if (!tie || (store.has(`${head}.weight`) && store.has(`${embedding}.weight`)))
+  if (!tie || (store.holds(head) && store.holds(embedding)))
     return {
-      embedding: store.view(`${embedding}.weight`, shape),
+      embedding: store.weight(embedding, vocabulary, hidden),
       head: store.linear(head, vocabulary, hidden, false),
       tied: false,
     }
-  const stored = store.has(`${head}.weight`) ? head : embedding
-  const shared = store.view(`${stored}.weight`, shape)
+  const shared = store.weight(store.holds(head) ? head : embedding, vocabulary, hidden)
   return {
     embedding: shared,
     head: { name: head, weight: shared, out: vocabulary, in: hidden },
