@@ -368,6 +368,10 @@ export interface FormatFacts {
   /** Which of head and embedding it can hold quantized. */
   readonly head: boolean
   readonly embedding: boolean
+  /** It stores values instead of codes. */
+  readonly dense?: boolean
+  /** It can declare how a runtime quantizes activations. */
+  readonly activations?: boolean
   /** Its runtimes fuse linears that read one value (`Stage.share`): they must have one scheme. */
   readonly fuses?: boolean
   /** Files that hold the tensors; default safetensors. */

@@ -37,7 +37,7 @@ const recordSchema = z.strictObject({
   tensors: z.record(z.string(), z.string().regex(/^[0-9a-f]{64}$/)),
   facts: z
     .strictObject({
-      method: z.enum(['gptq', 'rtn']),
+      method: z.enum(['gptq', 'rtn', 'repack']),
       fallback: z.string().nullable(),
       error: z.strictObject({
         weights: z.int().positive(),

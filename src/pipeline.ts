@@ -5,6 +5,8 @@ import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts
 import { finiteSource } from './checkpoint/finite-source.ts'
 import { readWeight } from './checkpoint/read-weight.ts'
 import type { AssembleFacts, Checkpoint, Configs, Stage } from './contracts.ts'
+import { convertRounding } from './convert-rounding.ts'
+import type { DecodedCheckpoint } from './decoded-checkpoint.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
 import { createSpill } from './engine/ort/spill.ts'
@@ -149,7 +151,11 @@ const fillFolder = async (
 
 /** All linears that need no calibration or lie outside the blocks. */
 const quantizeDataFree = async (run: Run): Promise<void> => {
-  const rounding = plainRounding(run.kernels, run.plan.recipe)
+  const { kernels, plan, checkpoint } = run
+  const rounding =
+    plan.recipe.method === 'convert'
+      ? convertRounding(kernels, plan, checkpoint as DecodedCheckpoint)
+      : plainRounding(kernels, plan.recipe)
   for (const linear of run.plan.linears)
     if (!run.facts.has(linear.name) && !takeFinished(run, linear)) await quantizeLinear(run, linear, rounding)
 }
@@ -266,8 +272,9 @@ const parseConfigs = (configs: ReadonlyMap<string, string | Uint8Array>): Config
     [...configs].flatMap(([name, content]) => (typeof content === 'string' ? [[name, JSON.parse(content)]] : [])),
   )
 
-/** The source's config with what the run itself changes: a head of its own, the dtype of what stays unquantized. */
-const amended = (config: NonNullable<SourceConfig>, { untied, recipe: { restDtype } }: Plan): SourceConfig => {
+/** The source's config without what it says of its own quantization, and with what the run changes: a head of its own, the dtype of what stays unquantized. */
+const amended = (source: NonNullable<SourceConfig>, { untied, recipe: { restDtype } }: Plan): SourceConfig => {
+  const { quantization_config, quantization, compression_config, ...config } = source
   const names = { BF16: 'bfloat16', F16: 'float16', F32: 'float32' } as const
   const dtypeKey = Object.hasOwn(config, 'dtype') ? 'dtype' : 'torch_dtype'
   return {

@@ -2,6 +2,7 @@
 import type {
   ActivationScheme,
   Bits,
+  Checkpoint,
   Format,
   Group,
   Linear,
@@ -10,11 +11,12 @@ import type {
   TensorInfo,
   WeightDtype,
 } from './contracts.ts'
+import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
 import { isFloat } from './dtype/convert.ts'
 import { QuantizeError } from './errors.ts'
 import { matchesGlob } from './glob.ts'
 import { gridPresets } from './method/grids.ts'
-import { divisorsOf, granularity } from './quantize/granularity.ts'
+import { divisorsOf } from './quantize/granularity.ts'
 import { bitsOf, type Override, type Recipe } from './recipe.ts'
 
 /** A linear that could be quantized. */
@@ -65,14 +67,30 @@ const besideBlocks = (model: Model, recipe: Recipe, format: Format): Candidate[]
   ]
 }
 
+/** All that is quantized in the source. */
+const storedLinears = (model: Model | undefined, { schemes }: DecodedCheckpoint): Candidate[] => {
+  const stages = model?.blocks.flatMap(block => block.stages) ?? []
+  const sharing = new Map(
+    stages.flatMap(({ linears, share }) =>
+      linears.map(({ name }) => [name, share ? linears.map(linear => linear.name) : []] as const),
+    ),
+  )
+  return [...schemes.values()].map(({ name, role, out, in: inputs }) => ({
+    linear: { name, weight: { tensor: `${name}.weight` }, out, in: inputs },
+    role,
+    shares: sharing.get(name) ?? [],
+  }))
+}
+
 /** All linears that the recipe may choose from. */
 export const candidatesOf = (
   model: Model | undefined,
-  tensors: ReadonlyMap<string, TensorInfo>,
+  checkpoint: Checkpoint,
   recipe: Recipe,
   format: Format,
 ): readonly Candidate[] => {
-  if (!model) return linearsByShape(tensors).map(linear => ({ linear, role: 'linear', shares: [] }))
+  if (recipe.method === 'convert' && isDecoded(checkpoint)) return storedLinears(model, checkpoint)
+  if (!model) return linearsByShape(checkpoint.tensors).map(linear => ({ linear, role: 'linear', shares: [] }))
   const stages = model.blocks.flatMap(block => block.stages)
   const ofBlocks = stages.flatMap(({ linears, share }) =>
     linears.map(linear => ({ linear, role: 'linear' as const, shares: share ? linears.map(({ name }) => name) : [] })),
@@ -124,6 +142,33 @@ const groupFor = (linear: Linear, asked: Group | 'implied', bits: Bits, recipe: 
   )
 }
 
+/** Groups that hold the same scales as `group`, repeated. */
+const finerGroups = (group: Group, inputs: number): readonly Group[] => {
+  const whole = group === 'channel' || group === 'tensor' ? inputs : group === 'block' ? 128 : group
+  return [128, 64, 32, 16].filter(size => inputs % size === 0 && size < whole && whole % size === 0)
+}
+
+/** The scheme that a linear of a quantized source keeps: groups are cut where the format wants smaller ones. */
+const keptScheme = (scheme: LinearScheme, format: Format): LinearScheme => {
+  const { in: inputs, bits, grid } = scheme
+  const implied = format.facts.impliedGroup?.(inputs, bits, grid)
+  const activations = format.facts.activations ? scheme.activations : undefined
+  const withGroup = (group: Group): LinearScheme => ({
+    ...scheme,
+    activations,
+    group,
+    groups: groupsAlong(group, inputs),
+  })
+  if (implied !== undefined) return withGroup(implied)
+  const options = [scheme.group, ...(scheme.group === 'tensor' ? ['channel' as const] : [])]
+  const all = [...options, ...finerGroups(scheme.group, inputs)].map(withGroup)
+  return all.find(candidate => format.refuses(candidate) === undefined) ?? all[0]
+}
+
+/** Groups along the inputs; of a group that does not divide them (blocks over the flattened weight) about as many. */
+const groupsAlong = (group: Group, inputs: number): number =>
+  Math.ceil(inputs / (typeof group === 'number' ? group : group === 'block' ? 128 : inputs))
+
 const activationsOf = ({ activations, symmetric }: Recipe, group: Group): ActivationScheme | undefined =>
   activations === null
     ? undefined
@@ -139,9 +184,11 @@ export const schemeOf = (
   { linear, role }: Candidate,
   recipe: Recipe,
   format: Format,
-  tensors: ReadonlyMap<string, TensorInfo>,
+  checkpoint: Checkpoint,
 ): LinearScheme => {
   const { name, out, in: inputs, weight } = linear
+  const stored = isDecoded(checkpoint) ? checkpoint.schemes.get(name) : undefined
+  if (recipe.method === 'convert') return keptScheme(stored!, format)
   const over: Partial<Override> = Object.assign({}, ...recipe.overrides.filter(({ glob }) => matchesGlob(glob, name)))
   const grid = over.grid ?? recipe.grid
   const beside = role === 'head' ? recipe.headBits : role === 'embedding' ? recipe.embedBits : null
@@ -153,12 +200,12 @@ export const schemeOf = (
     role,
     out,
     in: inputs,
-    dtype: tensors.get(weight.tensor)!.dtype as WeightDtype, // others are refused before it matters
+    dtype: stored?.dtype ?? (checkpoint.tensors.get(weight.tensor)!.dtype as WeightDtype), // others are refused before it matters
     grid,
     bits,
     symmetric: grid === 'int' ? (over.symmetric ?? recipe.symmetric) : true,
     group,
-    groups: group === 'block' ? Math.ceil(inputs / 128) : granularity(group, inputs).groups,
+    groups: groupsAlong(group, inputs),
     actOrder: recipe.actOrder,
     ...(role === 'linear' && recipe.activations ? { activations: activationsOf(recipe, group) } : {}),
   }

@@ -13,12 +13,13 @@ import type {
   WeightDtype,
   WeightView,
 } from './contracts.ts'
+import { isDecoded } from './decoded-checkpoint.ts'
 import { isFloat } from './dtype/convert.ts'
 import { dtypeBits } from './dtype/dtype.ts'
 import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
 import { matchesGlob } from './glob.ts'
-import { dataFreeMethods, methods } from './method/index.ts'
+import { dataFreeMethods } from './method/index.ts'
 import { type Candidate, candidatesOf, checkGlobs, fusionRefusal, leftOut, schemeOf } from './plan-linears.ts'
 import type { Recipe } from './recipe.ts'
 
@@ -93,6 +94,8 @@ const refusal = (
   const { dtype } = tensors.get(weight.tensor)!
   if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16')
     return `its weight is ${dtype}; F32, F16 and BF16 can be quantized`
+  if (scheme.activations && !format.facts.activations)
+    return `format ${format.name} cannot declare quantized activations; leave --activations out, or use compressed-tensors`
   return format.refuses(scheme)
 }
 
@@ -111,7 +114,7 @@ const plural = (count: number, noun: string): string => `${count} ${noun}${count
 export const planRun = (checkpoint: Checkpoint, architecture: Model | string, recipe: Recipe): Plan => {
   const { tensors } = checkpoint
   const model = typeof architecture === 'string' ? undefined : architecture
-  if (!model && methods[recipe.method].needs.length > 0)
+  if (!model && recipe.calibration)
     throw new QuantizeError(
       'unsupported',
       `${checkpoint.path}: --method ${recipe.method} runs the model, but ${architecture}; methods that need no architecture: ${dataFreeMethods().join(', ')}`,
@@ -151,6 +154,9 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
     untied,
     warnings: [
       ...(model?.notes ?? []),
+      ...(isDecoded(checkpoint) && recipe.method !== 'convert'
+        ? [`the source is quantized already (${checkpoint.format.name}): its own error is not in this report`]
+        : []),
       ...(model
         ? []
         : [
@@ -164,7 +170,7 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
       ...besideWarnings(recipe, linears, untied),
       ...new Set(linears.flatMap(({ scheme }) => format.warnings(scheme))),
     ],
-    totals: totalsOf([...tensors.values()], linears, outputs),
+    totals: totalsOf(checkpoint, linears, outputs),
   }
 }
 
@@ -200,12 +206,13 @@ const passedTensor = (tensor: TensorInfo, reason: string, { restDtype }: Recipe,
 
 /** Chooses the linears and their schemes. @throws QuantizeError as planRun */
 const chooseLinears = (
-  { path, tensors }: Checkpoint,
+  checkpoint: Checkpoint,
   model: Model | undefined,
   recipe: Recipe,
   format: Format,
 ): Pick<Plan, 'linears' | 'kept'> => {
-  const candidates = candidatesOf(model, tensors, recipe, format)
+  const { path, tensors } = checkpoint
+  const candidates = candidatesOf(model, checkpoint, recipe, format)
   checkGlobs(recipe, candidates)
   const kept: KeptLinear[] = []
   const keep = ({ linear: { name, weight } }: Candidate, reason: string): undefined => {
@@ -222,7 +229,7 @@ const chooseLinears = (
   for (const candidate of candidates) {
     const { name } = candidate.linear
     const excluded = leftOut(name, recipe)
-    const scheme = excluded ? undefined : schemeOf(candidate, recipe, format, tensors)
+    const scheme = excluded ? undefined : schemeOf(candidate, recipe, format, checkpoint)
     const reason = scheme && refusal(candidate.linear, scheme, format, tensors)
     if (excluded) keep(candidate, excluded)
     if (reason) refuse(candidate, reason)
@@ -251,10 +258,11 @@ const describeGroups = (linears: readonly PlannedLinear[]): string =>
   [...new Set(linears.map(({ scheme }) => `${scheme.in} inputs in groups of ${scheme.group}`))].join(', ')
 
 const totalsOf = (
-  sources: readonly TensorInfo[],
+  checkpoint: Checkpoint,
   linears: readonly PlannedLinear[],
   outputs: readonly TensorInfo[],
 ): PlanTotals => {
+  const sources = [...checkpoint.tensors.values()]
   const weights = sum(sources.map(elements))
   const quantizedWeights = sum(linears.map(({ scheme }) => scheme.out * scheme.in))
   const bytesAfter = sum(outputs.map(({ bytes }) => bytes))
@@ -263,7 +271,7 @@ const totalsOf = (
     quantizedWeights,
     bitsPerWeight: (8 * sum(linears.flatMap(({ tensors }) => tensors.map(({ bytes }) => bytes)))) / quantizedWeights,
     bitsPerWeightOverall: (8 * bytesAfter) / weights,
-    bytesBefore: sum(sources.map(({ bytes }) => bytes)),
+    bytesBefore: isDecoded(checkpoint) ? checkpoint.storedBytes : sum(sources.map(({ bytes }) => bytes)),
     bytesAfter,
   }
 }

@@ -1,4 +1,4 @@
-import type { ActOrder, Bits, ClipName, GridName, Group, WeightDtype } from './contracts.ts'
+import type { ActOrder, Bits, ClipName, GridName, Group, LinearScheme, WeightDtype } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
 import { gridPresets } from './method/grids.ts'
@@ -6,7 +6,7 @@ import { type Method, type MethodName, methodNamed } from './method/index.ts'
 
 /** What was asked, fully resolved; written into the report. */
 export interface Recipe {
-  readonly method: MethodName
+  readonly method: MethodName | 'convert'
   readonly grid: GridName
   readonly bits: Bits
   readonly symmetric: boolean
@@ -31,6 +31,8 @@ export interface Recipe {
   readonly damp: number
   readonly format: string
   readonly unfit: 'error' | 'keep'
+  /** Of a conversion: values that the format cannot hold exactly are rounded to nearest. */
+  readonly lossy: boolean
   /** A weight or activation that is NaN or infinite: stop, or take 0. */
   readonly nonfinite: 'error' | 'zero'
   /** undefined for a method that needs no data. */
@@ -148,6 +150,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     damp: request.damp ?? method.damp,
     format,
     unfit: request.unfit ?? defaults.unfit,
+    lossy: false,
     nonfinite: request.nonfinite ?? defaults.nonfinite,
     calibration: needsData
       ? {
@@ -158,5 +161,29 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
         }
       : undefined,
     shardBytes: request.shardBytes ?? defaults.shardBytes,
+  }
+}
+
+export interface ConversionRequest {
+  readonly format: string
+  readonly lossy: boolean
+  readonly restDtype?: WeightDtype
+  readonly unfit?: 'error' | 'keep'
+  readonly shardBytes?: number
+}
+
+/**
+ * A conversion keeps codes: each linear has the scheme that it has in the source.
+ * @param typical a scheme of the source: what configs name as the default
+ */
+export const conversionRecipe = (request: ConversionRequest, typical: LinearScheme): Recipe => {
+  const { grid, bits, symmetric, group, actOrder } = typical
+  const { format, lossy, restDtype = null, unfit = defaults.unfit, shardBytes = defaults.shardBytes } = request
+  formatNamed(format)
+  return {
+    method: 'convert',
+    ...{ grid, bits, symmetric, group, actOrder, format, lossy, restDtype, unfit, shardBytes },
+    ...{ headBits: null, embedBits: null, include: [], exclude: [], overrides: [], activations: null },
+    ...{ groupFallback: false, clip: 'minmax', damp: 0, nonfinite: defaults.nonfinite, calibration: undefined },
   }
 }

@@ -8,7 +8,7 @@ const silent = /^\.|^(config|quantize_config)\.json$|\.safetensors\.index\.json$
 const notCarried = [
   /\.(safetensors|bin|pt|pth|ckpt|gguf|onnx|onnx_data|msgpack|h5|npz)$/i,
   /\.(safetensors|bin)\.index\.json$/i,
-  /^(quant_config|quantize-report|hf_quant_config)\.json$/,
+  /^(quant_config|quantize-report|hf_quant_config|quanto_qmap|genai_config)\.json$/,
   /^consolidated/,
 ]
 

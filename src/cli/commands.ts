@@ -1,4 +1,4 @@
-import type { EvalOptions, InspectOptions, QuantizeOptions, VerifyOptions } from './parse.ts'
+import type { ConvertOptions, EvalOptions, InspectOptions, QuantizeOptions, VerifyOptions } from './parse.ts'
 import type { Ui } from './ui.ts'
 
 /**
@@ -7,6 +7,7 @@ import type { Ui } from './ui.ts'
  */
 export interface Commands {
   quantize(options: QuantizeOptions, ui: Ui): Promise<void>
+  convert(options: ConvertOptions, ui: Ui): Promise<void>
   inspect(options: InspectOptions, ui: Ui): Promise<void>
   eval(options: EvalOptions, ui: Ui): Promise<void>
   verify(options: VerifyOptions, ui: Ui): Promise<void>

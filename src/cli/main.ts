@@ -50,18 +50,9 @@ const run = async (parsed: Parsed, commands: Commands, ui: Ui, proc: ProcessLike
   else await runJob(parsed, commands, ui)
 }
 
-const runJob = (job: Job, commands: Commands, ui: Ui): Promise<void> => {
-  switch (job.command) {
-    case 'quantize':
-      return commands.quantize(job.options, ui)
-    case 'inspect':
-      return commands.inspect(job.options, ui)
-    case 'eval':
-      return commands.eval(job.options, ui)
-    case 'verify':
-      return commands.verify(job.options, ui)
-  }
-}
+/** The parser made the options for this very command. */
+const runJob = ({ command, options }: Job, commands: Commands, ui: Ui): Promise<void> =>
+  commands[command](options as never, ui)
 
 /** Says what failed, on stderr and, where a JSON document was asked for and none was written, on stdout. Returns the exit code. */
 const tell = ({ code, message, exitCode, details }: Failure, terminal: Terminal, json: boolean): number => {

@@ -207,9 +207,13 @@ export const optionTable = {
   }),
   format: optional(
     listOf(oneOf(...formatNames)),
-    preset(({ format }) => `${format.symmetric} (with --asym ${format.asymmetric})`),
+    `${preset(({ format }) => (format.symmetric === format.asymmetric ? format.symmetric : `${format.symmetric} (with --asym ${format.asymmetric})`))}; convert: safetensors`,
     { flag: 'format', help: 'how the checkpoint stores the codes; several make several outputs' },
   ),
+  lossy: flag({
+    flag: 'lossy',
+    help: 'round to nearest what the format does not hold exactly, instead of stopping',
+  }),
   unfit: withDefault(oneOf<'keep' | 'error'>('keep', 'error'), defaults.unfit, {
     flag: 'unfit',
     help: 'a linear that the format cannot hold: leave it unquantized and list it, or stop',
@@ -313,6 +317,15 @@ export const commandTable = {
         'report',
       ] as const),
       ...(['strict', 'dryRun', 'overwrite', 'resume', 'json', 'quiet', 'verbose'] as const),
+    ],
+  },
+  convert: {
+    usage: 'convert <model> [options]',
+    summary: 'decode a quantized checkpoint, or store the same codes in another format',
+    argument: 'a quantized checkpoint: a folder, or a .safetensors file',
+    options: [
+      ...(['output', 'format', 'lossy', 'restDtype', 'unfit', 'shardBytes', 'threads', 'maxMemory', 'report'] as const),
+      ...(['dryRun', 'overwrite', 'resume', 'json', 'quiet', 'verbose'] as const),
     ],
   },
   inspect: {

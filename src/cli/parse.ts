@@ -23,6 +23,7 @@ interface Asked {
 }
 
 export type QuantizeOptions = Asked & OptionsOf<'quantize'>
+export type ConvertOptions = Asked & OptionsOf<'convert'>
 export type InspectOptions = Asked & OptionsOf<'inspect'>
 export type EvalOptions = Asked & OptionsOf<'eval'>
 export type VerifyOptions = Asked & OptionsOf<'verify'>
@@ -30,6 +31,7 @@ export type VerifyOptions = Asked & OptionsOf<'verify'>
 /** A command with its options. */
 export type Job =
   | { readonly command: 'quantize'; readonly options: QuantizeOptions }
+  | { readonly command: 'convert'; readonly options: ConvertOptions }
   | { readonly command: 'inspect'; readonly options: InspectOptions }
   | { readonly command: 'eval'; readonly options: EvalOptions }
   | { readonly command: 'verify'; readonly options: VerifyOptions }

@@ -51,6 +51,7 @@ const gptqFormat = (name: string, version: 1 | 2): Format => ({
         ? 'GPTQModel, transformers (with gptqmodel); vLLM and SGLang: 4 and 8 bits, symmetric'
         : 'GPTQModel, transformers (with gptqmodel)',
     head: true,
+    fuses: true,
     embedding: false,
   },
   // A v1 zero point of 0 would be stored as an all-ones field, which loaders read in three different ways (gptq-read.ts).

@@ -13,7 +13,8 @@ import { type LinearRounding, quantizeLinear } from './quantize-linear.ts'
 
 export interface Rounded {
   readonly quantized: CodedLinear
-  readonly method: 'rtn' | 'gptq'
+  /** `repack`: the codes are those of the source. */
+  readonly method: 'rtn' | 'gptq' | 'repack'
   /** Why the method asked for was not used; null: it was. */
   readonly fallback: string | null
 }
@@ -22,7 +23,8 @@ export interface StageRounding {
   /** Damping used, and channels of the tap that were zero in every token; null without statistics. */
   readonly damp: number | null
   readonly deadChannels: number | null
-  round(source: TensorSource, scheme: LinearScheme, storage: Storage): Promise<Rounded>
+  /** @param shared largest weight of all linears under whose common scale it stands (Storage.second `global`) */
+  round(source: TensorSource, scheme: LinearScheme, storage: Storage, shared?: number): Promise<Rounded>
   /** Gives shared memory back. */
   release(): void
 }

@@ -11,7 +11,7 @@ export const linearSchema = z.strictObject({
   name: z.string(),
   tensor: z.string(),
   shape: z.tuple([z.int().positive(), z.int().positive()]),
-  method: z.enum(['gptq', 'rtn']),
+  method: z.enum(['gptq', 'rtn', 'repack']),
   fallback: z.string().nullable(),
   grid: z.string(),
   bits: z.int().min(1).max(8),

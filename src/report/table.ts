@@ -156,6 +156,6 @@ export const reportTable = (report: Report, { width, style }: TableOptions): str
     ...rows,
     '',
     ...totalLines(report).flatMap(line => wrapped(line, width, '  ')),
-    ...report.warnings.flatMap(text => wrapped(`warning: ${printable(text)}`, width, '  ')).map(warning),
+    ...report.warnings.flatMap(text => wrapped(`warning: ${printable(text)}`, width, '  ')).map(line => warning(line)),
   ].join('\n')
 }

@@ -1,4 +1,5 @@
 import type { Commands } from '../../src/cli/commands.ts'
+import { commandNames } from '../../src/cli/options.ts'
 import type { ProcessLike } from '../../src/cli/process.ts'
 
 type Listener = (argument: never) => void
@@ -81,10 +82,5 @@ const unexpected = async (): Promise<void> => {
 }
 
 /** Commands of which only the given ones may run. */
-export const only = (commands: Partial<Commands>): Commands => ({
-  quantize: unexpected,
-  inspect: unexpected,
-  eval: unexpected,
-  verify: unexpected,
-  ...commands,
-})
+export const only = (commands: Partial<Commands>): Commands =>
+  ({ ...Object.fromEntries(commandNames.map(name => [name, unexpected])), ...commands }) as unknown as Commands

@@ -229,7 +229,7 @@ describe('refusals', () => {
     ['m --desc_act=1', '--desc-act takes no value'],
     [
       'm --scheme W4A8',
-      '--scheme W4A8: W2A16, W3A16, W4A16, W8A16, W8A8, FP8, NVFP4A16 or MXFP4A16 is needed; the nearest is W4A16',
+      '--scheme W4A8: W2A16, W3A16, W4A16, W8A16, W8A8, FP8, NVFP4A16 or MXFP4A16 is needed; the nearest is W8A8',
     ],
     ['m --scheme w4a61', '; the nearest is W4A16'],
     ['m --act-order gidx', '; the nearest is g_idx'],

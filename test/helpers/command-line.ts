@@ -33,6 +33,9 @@ export const quantizeTo = async (output: string, ...args: readonly string[]): Pr
   return readReport(output)
 }
 
+export const readConfig = (output: string): Readonly<Record<string, unknown>> =>
+  JSON.parse(fs.readFileSync(join(output, 'config.json'), 'utf8'))
+
 /** SHA-256 of each file of an output that is the same in every run: all but the report, which has times in it. */
 export const hashesOf = ({ outputs }: Report): Record<string, string> =>
   Object.fromEntries(Object.entries(outputs).map(([name, { sha256 }]) => [name, sha256]))

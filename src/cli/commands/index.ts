@@ -1,7 +1,8 @@
 import type { Commands } from '../commands.ts'
+import { convert } from './convert.ts'
 import { evalModel } from './eval.ts'
 import { inspect } from './inspect.ts'
 import { quantize } from './quantize.ts'
 import { verifyOutput } from './verify.ts'
 
-export const commands: Commands = { quantize, inspect, eval: evalModel, verify: verifyOutput }
+export const commands: Commands = { quantize, convert, inspect, eval: evalModel, verify: verifyOutput }

@@ -1,0 +1,138 @@
+/** Runs a recipe on a source: what `quantize` and `convert` share. */
+import { availableParallelism } from 'node:os'
+import { basename, extname, join, resolve, sep } from 'node:path'
+import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
+import { readConfigs } from '../checkpoint/read-json.ts'
+import type { Checkpoint, Model } from '../contracts.ts'
+import { isDecoded, openDecoded } from '../decoded-checkpoint.ts'
+import { QuantizeError } from '../errors.ts'
+import { unknownQuantization } from '../evaluate/load-model.ts'
+import { configFiles } from '../format/index.ts'
+import { nodeClock } from '../io/clock.ts'
+import { type Files, nodeFiles } from '../io/files.ts'
+import { memoryBytes } from '../io/machine.ts'
+import { isPublished } from '../journal.ts'
+import { checkMemory, planMemory } from '../memory.ts'
+import { buildModel } from '../model/graph.ts'
+import { runPlan } from '../pipeline.ts'
+import { planRun } from '../plan.ts'
+import type { Recipe } from '../recipe.ts'
+import { reportJson } from '../report/json.ts'
+import { planDocument, planTable } from '../report/plan-table.ts'
+import type { Report } from '../report/schema.ts'
+import { reportTable } from '../report/table.ts'
+import type { ConvertOptions, QuantizeOptions } from './parse.ts'
+import type { Ui } from './ui.ts'
+
+type Config = Readonly<Record<string, unknown>> | undefined
+
+export interface Source {
+  readonly checkpoint: Checkpoint
+  readonly config: Config
+}
+
+/** The model's name: its folder's, unless the file has a name of its own. */
+const modelName = (checkpoint: Checkpoint, files: Files): string => {
+  const file = basename(checkpoint.path)
+  const own = extname(file) === '.safetensors' && !/^model(-\d+-of-\d+)?\.safetensors$/.test(file)
+  return own ? file.slice(0, -'.safetensors'.length) : basename(files.realPath(checkpoint.folder))
+}
+
+const defaultOutput = (name: string, { method, grid, bits, group, format }: Recipe): string => {
+  if (method === 'convert') return `${name}-${format.replace(':', '-')}`
+  const codes = grid === 'int' ? `${bits}bit` : grid
+  return `${name}-${method}-${codes}${group === 'implied' ? '' : `-${typeof group === 'number' ? `g${group}` : group}`}`
+}
+
+/** The output of one of several formats. */
+const outputOf = (output: string, { format }: Recipe, several: boolean): string =>
+  several ? `${output}-${format.replace(':', '-')}` : output
+
+/** @throws QuantizeError bad-option when the output stands in the way, or would replace what is read */
+const checkOutput = (output: string, checkpoint: Checkpoint, overwrite: boolean, files: Files): void => {
+  if (!files.stat(output)) return
+  if (!overwrite && !isPublished(output, files))
+    throw new QuantizeError('bad-option', `${output} exists; give another -o, or --overwrite to replace it`)
+  const target = files.realPath(output)
+  const source = files.realPath(checkpoint.folder)
+  if (source === target || source.startsWith(target + sep))
+    throw new QuantizeError('bad-option', `${output} holds the model that is read; give another -o`)
+}
+
+/** @throws QuantizeError unsupported when the checkpoint declares a quantization that no format here reads */
+export const openSource = (path: string, files: Files): Source => {
+  const stored = openCheckpoint(path, files)
+  try {
+    const configs = readConfigs(stored.folder, configFiles, files)
+    const config = configs['config.json'] as Config
+    const checkpoint = openDecoded(stored, configs)
+    if (!isDecoded(checkpoint) && config?.quantization_config)
+      throw unknownQuantization(join(stored.folder, 'config.json'), config.quantization_config)
+    return { checkpoint, config }
+  } catch (error) {
+    stored.close()
+    throw error
+  }
+}
+
+/** The architecture, or why there is none where the method does not need one. */
+const architectureOf = (checkpoint: Checkpoint, config: Config, needed: boolean): Model | string => {
+  const configFile = join(checkpoint.folder, 'config.json')
+  if (!config) return `no config.json stands beside ${checkpoint.path}`
+  if (needed) return buildModel(config, checkpoint.tensors, configFile)
+  try {
+    return buildModel(config, checkpoint.tensors, configFile)
+  } catch (error) {
+    if (error instanceof QuantizeError && error.code === 'unsupported') return error.message.split('; ')[0]
+    throw error
+  }
+}
+
+/** Options of a run that are not part of its recipe. */
+type RunOptions = QuantizeOptions | ConvertOptions
+
+/** Runs one recipe. Returns what `--json` prints. */
+const runRecipe = async (
+  recipe: Recipe,
+  several: boolean,
+  { checkpoint, config }: Source,
+  options: RunOptions,
+  ui: Ui,
+): Promise<object> => {
+  const files = nodeFiles
+  const plan = planRun(checkpoint, architectureOf(checkpoint, config, recipe.calibration !== undefined), recipe)
+  const named = outputOf(options.output ?? defaultOutput(modelName(checkpoint, files), recipe), recipe, several)
+  const output = resolve(named)
+  const threads = options.threads ?? availableParallelism()
+  const memory = planMemory(plan, options.maxMemory ?? Math.floor(0.8 * memoryBytes()), threads)
+  if (options.dryRun) {
+    if (!options.json) ui.data(planTable(plan, memory, output))
+    return planDocument(plan, memory, output)
+  }
+  checkOutput(output, checkpoint, options.overwrite, files)
+  checkMemory(memory)
+  const context = { files, clock: nodeClock, threads, memory, progress: ui.report, signal: ui.signal }
+  const rules = { overwrite: options.overwrite, resume: options.resume }
+  const report = await runPlan(plan, checkpoint, config, output, rules, context)
+  if (options.report) files.writeText(outputOf(options.report, recipe, several), reportJson(report))
+  tellReport(report, options.output === undefined ? basename(output) : named, ui)
+  return { output: options.output === undefined ? basename(output) : named, report }
+}
+
+const tellReport = (report: Report, output: string, ui: Ui): void =>
+  ui.print(
+    `\n${reportTable(report, { width: ui.columns, style: { heading: ui.style.bold, warning: ui.style.yellow } })}\n\nwritten to ${output}`,
+  )
+
+/** Runs recipes one after another; the document of one, or a list of them, goes to `--json`. */
+export const runRecipes = async (
+  recipes: readonly Recipe[],
+  source: Source,
+  options: RunOptions,
+  ui: Ui,
+): Promise<readonly Report[]> => {
+  const documents: object[] = []
+  for (const recipe of recipes) documents.push(await runRecipe(recipe, recipes.length > 1, source, options, ui))
+  if (options.json) ui.json(documents.length > 1 ? documents : documents[0])
+  return documents.flatMap(document => ('report' in document ? [document.report as Report] : []))
+}

@@ -1,0 +1,107 @@
+/** The same values in another format's storage, without rounding anything: what `convert` does where the grids match. */
+import type { CodedLinear, LinearScheme, QuantizedLinear, Storage, WeightDtype } from './contracts.ts'
+import { fromFloat32, toFloat32 } from './dtype/convert.ts'
+import { dequantize } from './quantize/dequantize.ts'
+
+const none = new Float32Array(0)
+
+const sameValues = (a: Float32Array, b: Float32Array): boolean =>
+  a.length === b.length && a.every((value, i) => value === b[i])
+
+/** Whether a dtype holds every value exactly. */
+const fits = (values: Float32Array, dtype: WeightDtype): boolean =>
+  dtype === 'F32' || sameValues(toFloat32(fromFloat32(values, dtype), dtype), values)
+
+const isPowerOfTwo = (x: number): boolean => x > 0 && Number.isInteger(Math.log2(x))
+
+/** A positive value of FP8 E4M3: a multiple of 2^-9 with four bits at most. */
+const isE4m3 = (x: number): boolean => {
+  const n = x * 512
+  return Number.isInteger(n) && n > 0 && x <= 448 && n / (n & -n) < 16
+}
+
+const scalesFit = (scales: Float32Array, { scaleDtype }: Storage): boolean => {
+  if (scaleDtype === 'E8M0') return scales.every(isPowerOfTwo)
+  if (scaleDtype === 'E4M3') return scales.every(isE4m3)
+  return fits(scales, scaleDtype)
+}
+
+/** Each group in pieces of `size` columns with the same parameters; undefined when groups are not runs of a multiple of `size`. */
+const regrouped = (linear: CodedLinear, groups: number): CodedLinear | undefined => {
+  const { out, in: inputs, groupOf } = linear
+  const size = Math.ceil(inputs / groups)
+  const given = linear.scales.length / out
+  if (given === groups && groupOf.every((group, column) => group === Math.floor(column / size))) return linear
+  const of = Int32Array.from({ length: groups }, (_, group) => groupOf[group * size])
+  if (!groupOf.every((group, column) => group === of[Math.floor(column / size)])) return undefined
+  const spread = (values: Float32Array): Float32Array =>
+    values.length === 0
+      ? values
+      : Float32Array.from({ length: out * groups }, (_, i) => values[Math.floor(i / groups) * given + of[i % groups]])
+  return {
+    ...linear,
+    scales: spread(linear.scales),
+    zeros: spread(linear.zeros),
+    biases: spread(linear.biases),
+    groupOf: groupOf.map((_, column) => Math.floor(column / size)),
+  }
+}
+
+/** Integer zero points of q · s + b = (q − z) · s. */
+const toAffine = (linear: CodedLinear): CodedLinear => {
+  const { decode, scales, biases } = linear
+  if (decode !== 'biased') return linear
+  return {
+    ...linear,
+    decode: 'affine',
+    zeros: biases.map((bias, i) => Math.round(-bias / scales[i]) + 0),
+    biases: none,
+  }
+}
+
+const toBiased = (linear: CodedLinear): CodedLinear => {
+  const { decode, scales, zeros } = linear
+  if (decode !== 'affine') return linear
+  return { ...linear, decode: 'biased', zeros: none, biases: zeros.map((zero, i) => 0 - zero * scales[i]) }
+}
+
+/** The zero point in the middle of the codes, which symmetric layouts do not store. */
+const isCentred = ({ zeros, bits }: CodedLinear): boolean => zeros.every(zero => zero === 2 ** (bits - 1))
+
+const parametersFit = (linear: CodedLinear, { symmetric }: LinearScheme, storage: Storage): boolean => {
+  const { decode, zeros, biases } = linear
+  if (decode === 'biased') return fits(biases, storage.biasDtype!)
+  if (decode === 'levels') return true
+  if (symmetric && !isCentred(linear)) return false
+  const [low, high] = storage.zeroRange!
+  return zeros.every(zero => Number.isInteger(zero) && zero >= low && zero <= high)
+}
+
+/** Whether the second level of scales is the one that the storage asks for. */
+const secondFits = ({ scales, globalScale, nested }: CodedLinear, storage: Storage): boolean => {
+  if (storage.second === 'nested') return nested !== undefined
+  if (storage.second === 'global')
+    return (
+      globalScale !== undefined &&
+      scalesFit(
+        scales.map(scale => scale * globalScale),
+        storage,
+      )
+    )
+  return scalesFit(scales, storage)
+}
+
+/**
+ * @param scheme of the target
+ * @returns the linear in the target's storage, its decoded values those of `linear` to the bit; undefined where it cannot hold them
+ */
+export const repack = (linear: QuantizedLinear, scheme: LinearScheme, storage: Storage): CodedLinear | undefined => {
+  if (linear.decode === 'dense' || linear.bits !== scheme.bits) return undefined
+  if (linear.out !== scheme.out || linear.in !== scheme.in) return undefined // blocks over the flattened weight
+  const converted =
+    storage.decode === 'affine' ? toAffine(linear) : storage.decode === 'biased' ? toBiased(linear) : linear
+  if (converted.decode !== storage.decode) return undefined
+  const result = regrouped(converted, scheme.groups)
+  if (!result || !parametersFit(result, scheme, storage) || !secondFits(result, storage)) return undefined
+  return sameValues(dequantize(result), dequantize(linear)) ? result : undefined
+}

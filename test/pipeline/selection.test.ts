@@ -1,0 +1,108 @@
+/** Which linears a run quantizes, and each with which scheme. */
+import { join } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { loadModel } from '../../src/evaluate/load-model.ts'
+import { nodeFiles } from '../../src/io/files.ts'
+import { quantizeTo, readConfig, run, tinyLlama } from '../helpers/command-line.ts'
+import { temporaryFolder } from '../helpers/temporary-folder.ts'
+
+const folder = temporaryFolder()
+let outputs = 0
+const fresh = (): string => join(folder, `out${outputs++}`)
+
+/** Round to nearest into the format that needs least. */
+const quantize = (...options: string[]) =>
+  quantizeTo(fresh(), tinyLlama, '--method', 'rtn', '--group', '64', '--format', 'gptq', ...options)
+const refused = async (...options: string[]) => {
+  const { code, stderr } = await run(tinyLlama, '--method', 'rtn', '--group', '64', '--format', 'gptq', ...options)
+  return { code, said: stderr.trim() }
+}
+
+describe('--include and --exclude', () => {
+  it('choose linears by name; the others are kept, with the reason', async () => {
+    const { linears, kept } = await quantize('--include', '*.mlp.*,*.o_proj', '--exclude', 'model.layers.0.*')
+    const names = linears.map(({ name }) => name)
+    expect(names).toHaveLength(3 * 4)
+    expect(names.every(name => /^model\.layers\.[123]\.(mlp|self_attn\.o_proj)/.test(name))).toBe(true)
+    const reasonOf = (name: string) => kept.find(tensor => tensor.name === `${name}.weight`)?.reason
+    expect(reasonOf('model.layers.0.mlp.up_proj')).toBe('--exclude model.layers.0.*')
+    expect(reasonOf('model.layers.1.self_attn.q_proj')).toBe('not named by --include')
+  })
+
+  it.each([
+    [['--include', '*.nothing'], /--include \*\.nothing: matches no linear/],
+    [['--exclude', '*.q_porj'], /--exclude \*\.q_porj: matches no linear/],
+    [['--override', 'lm_head=bits:8'], /--override lm_head: matches no linear/],
+  ] as const)('%s: a pattern that matches nothing is an error', async (options, message) => {
+    const { code, said } = await refused(...options)
+    expect(code).toBe(2)
+    expect(said).toMatch(message)
+  })
+})
+
+describe('--override', () => {
+  it('gives linears another scheme, the last that matches counts', async () => {
+    const { linears } = await quantize(
+      ...['--override', '*.down_proj=bits:8,group:128', '--override', 'model.layers.3.*.down_proj=bits:2,asym'],
+    )
+    const schemes = linears.filter(({ name }) => name.endsWith('down_proj'))
+    expect(schemes.map(({ bits, group, symmetric }) => [bits, group, symmetric])).toEqual([
+      ...Array(3).fill([8, 128, true]),
+      [2, 128, false],
+    ])
+    expect(linears.filter(({ name }) => !name.endsWith('down_proj')).every(({ bits }) => bits === 4)).toBe(true)
+  })
+
+  it('must not part linears that runtimes fuse', async () => {
+    const { code, said } = await refused('--override', '*.v_proj=bits:8')
+    expect(code).toBe(4)
+    expect(said).toMatch(/q_proj: runtimes fuse it with model\.layers\.0\.self_attn\.v_proj, and the schemes differ/)
+    expect((await refused('--exclude', '*.k_proj')).said).toMatch(/k_proj, which stays unquantized/)
+    const { linears } = await quantize('--exclude', '*.k_proj', '--unfit', 'keep')
+    expect(linears.some(({ name }) => /[qkv]_proj$/.test(name))).toBe(false)
+  })
+})
+
+describe('the head', () => {
+  it('of a tied model becomes a weight of its own when it is quantized', async () => {
+    const output = fresh()
+    const report = await quantizeTo(
+      output,
+      ...[tinyLlama, '--method', 'rtn', '--group', '64', '--format', 'gptq', '--head-bits', '8'],
+    )
+    expect(report.linears.at(-1)).toMatchObject({ name: 'lm_head', tensor: 'model.embed_tokens.weight', bits: 8 })
+    expect(report.kept.map(({ name }) => name)).toContain('model.embed_tokens.weight')
+    expect(report.warnings.join()).toMatch(/the head was the embedding/)
+    expect(readConfig(output)).toMatchObject({ tie_word_embeddings: false, quantization_config: { lm_head: true } })
+    const { model, checkpoint } = loadModel(output, nodeFiles)
+    expect(model.tied).toBe(false)
+    checkpoint.close()
+  })
+
+  it('and the embedding are refused where the format has no place for them', async () => {
+    const { code, said } = await refused('--embed-bits', '4')
+    expect(code).toBe(2)
+    expect(said).toMatch(/--embed-bits: format gptq has no place for a quantized embedding/)
+  })
+})
+
+describe('--dtype', () => {
+  it('rounds what stays unquantized, and says so', async () => {
+    const output = fresh()
+    const report = await quantizeTo(
+      output,
+      ...[tinyLlama, '--method', 'rtn', '--group', '64', '--format', 'gptq', '--dtype', 'f32'],
+    )
+    expect(report.kept.every(({ reason }) => reason.endsWith('BF16 rounded to F32'))).toBe(true)
+    expect(readConfig(output)).toMatchObject({ dtype: 'float32' })
+    expect((await run('verify', output, '--source', tinyLlama)).code).toBe(0)
+  })
+})
+
+it('a grid that the format does not store is refused, with what would fit', async () => {
+  const { code, said } = await refused('--grid', 'nf4')
+  expect(code).toBe(4)
+  expect(said).toMatch(/GPTQ stores integers, not nf4; --grid int would fit/)
+  expect((await refused('--grid', 'nf4', '--bits', '8')).said).toMatch(/grid nf4 has 4 bits/)
+  expect((await refused('--grid', 'nf4', '--asym')).said).toMatch(/no zero point/)
+})

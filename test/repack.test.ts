@@ -1,0 +1,73 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import type { CodedLinear, LinearScheme, Storage } from '../src/contracts.ts'
+import { dequantize } from '../src/quantize/dequantize.ts'
+import { repack } from '../src/repack.ts'
+import { type LinearSpec, linearSpecs, randomLinear, schemeOf } from './format/linears.ts'
+
+const affine = { decode: 'affine', scaleDtype: 'F16', zeroRange: [0, 255] } as const
+const biased = { decode: 'biased', scaleDtype: 'F16', biasDtype: 'F32' } as const
+const targetOf = (spec: LinearSpec, groups = spec.groups): LinearScheme => schemeOf('m', { ...spec, groups })
+
+/** Repacks and holds the promise: the same values, or nothing. */
+const repacked = (linear: CodedLinear, scheme: LinearScheme, storage: Storage): CodedLinear | undefined => {
+  const result = repack(linear, scheme, storage)
+  if (result) expect([...dequantize(result)].map(x => x + 0)).toEqual([...dequantize(linear)].map(x => x + 0))
+  return result
+}
+
+describe('repack', () => {
+  it('keeps a linear whose storage is the same', () =>
+    fc.assert(
+      fc.property(linearSpecs(0), spec => {
+        const linear = randomLinear({ ...spec, order: 'none' })
+        expect(repacked(linear, targetOf(spec), affine)).toEqual(linear)
+      }),
+    ))
+
+  it('cuts groups into smaller ones with the same scales', () => {
+    const spec = { out: 6, in: 64, bits: 4, groups: 2, order: 'none', lowest: 0, seed: 5 } as const
+    const linear = randomLinear(spec)
+    expect(repacked(linear, targetOf(spec, 8), affine)?.scales).toHaveLength(6 * 8)
+    expect(repacked(randomLinear({ ...spec, groups: 1 }), targetOf(spec, 4), affine)).toBeDefined()
+    expect(repacked(linear, targetOf(spec, 1), affine), 'larger ones').toBeUndefined()
+    expect(repacked(randomLinear({ ...spec, order: 'g_idx' }), targetOf(spec), affine), 'scattered').toBeUndefined()
+  })
+
+  it('turns zero points into biases and back, where the biases’ dtype holds them', () =>
+    fc.assert(
+      fc.property(linearSpecs(0), spec => {
+        const linear = randomLinear({ ...spec, order: 'none' })
+        const there = repacked(linear, targetOf(spec), biased)
+        expect(there).toBeDefined()
+        expect(repacked(there!, targetOf(spec), affine)?.zeros).toEqual(linear.zeros)
+      }),
+    ))
+
+  it.each<[string, Partial<CodedLinear>, Partial<LinearScheme>, Storage]>([
+    ['a scale that the dtype does not hold', { scales: Float32Array.of(1 / 3) }, {}, affine],
+    [
+      'a bias that the dtype does not hold',
+      { scales: Float32Array.of(1 + 2 ** -10), zeros: Float32Array.of(7) },
+      {},
+      { ...biased, biasDtype: 'F16' },
+    ],
+    ['a zero point out of range', { zeros: Float32Array.of(0) }, {}, { ...affine, zeroRange: [1, 15] }],
+    ['a real zero point', { zeros: Float32Array.of(7.5) }, {}, affine],
+    ['a zero point that a symmetric layout does not store', { zeros: Float32Array.of(7) }, { symmetric: true }, affine],
+    ['another width', {}, { bits: 8 }, affine],
+    ['another decoding', {}, {}, { decode: 'levels', scaleDtype: 'F32' }],
+    ['a scale that is no power of two', { scales: Float32Array.of(3) }, {}, { ...affine, scaleDtype: 'E8M0' }],
+    ['a scale of five bits', { scales: Float32Array.of(17) }, {}, { ...affine, scaleDtype: 'E4M3' }],
+    ['a second level that is not there', {}, {}, { ...affine, scaleDtype: 'E4M3', second: 'global' }],
+  ])('refuses %s', (_, change, target, storage) => {
+    const spec = { out: 1, in: 32, bits: 4, groups: 1, order: 'none', lowest: 1, seed: 1 } as const
+    const linear = { ...randomLinear(spec), zeros: Float32Array.of(8), scales: Float32Array.of(2), ...change }
+    expect(repack(linear, { ...targetOf(spec), ...target }, storage)).toBeUndefined()
+    const { scales, zeros, ...rest } = change
+    if (Object.keys(target).length === 0 && (scales || zeros) && Object.keys(rest).length === 0)
+      expect(
+        repack({ ...linear, scales: Float32Array.of(2), zeros: Float32Array.of(8) }, targetOf(spec), storage),
+      ).toBeDefined()
+  })
+})
