@@ -1,6 +1,7 @@
-import type { CodedLinear } from '../contracts.ts'
+import type { CodedLinear, Grid, Storage } from '../contracts.ts'
 import { type FitRule, fitGroup, fitJointly } from './fit.ts'
-import { type Affine, decode, encode, maxCodeOf } from './grid/uniform.ts'
+import type { Parameters } from './grid/coder.ts'
+import { coderOf } from './grid/index.ts'
 
 /** Columns of a matrix: vectors of `out` weights. */
 export type Columns = readonly Float32Array[]
@@ -21,8 +22,14 @@ export interface Encoder {
   encode(columnStart: number, columns: Columns): Columns
 }
 
-export interface AffineEncoder extends Encoder {
+export interface ScalarEncoder extends Encoder {
   result(): CodedLinear
+}
+
+/** Scales and offsets of all groups, [out, G]. */
+export interface GroupParameters {
+  readonly scales: Float32Array
+  readonly offsets: Float32Array
 }
 
 export interface EncoderOptions extends FitRule {
@@ -30,56 +37,66 @@ export interface EncoderOptions extends FitRule {
   /** [in]: the group of each column. */
   readonly groupOf: Int32Array
   readonly fitUnit: number
+  readonly groups: number
   /** All rows share their parameters. */
   readonly joint: boolean
+  /** Parameters that are settled before: `fit` then leaves them. */
+  readonly given?: GroupParameters
+}
+
+const none = new Float32Array(0)
+
+/** Codes and parameters as the linear that their storage decodes. */
+export const codedLinear = (
+  grid: Grid,
+  { decode }: Storage,
+  shape: Pick<CodedLinear, 'out' | 'in' | 'codes' | 'groupOf'>,
+  { scales, offsets }: GroupParameters,
+): CodedLinear => {
+  const { out, in: inputs, codes, groupOf } = shape
+  const parts = { out, in: inputs, bits: grid.bits, codes, scales, groupOf }
+  if (grid.kind === 'levels') return { decode: 'levels', ...parts, zeros: none, biases: none, levels: grid.levels }
+  if (decode !== 'biased') return { decode: 'affine', ...parts, zeros: offsets, biases: none, levels: none }
+  const biases = grid.symmetric ? scales.map(scale => -(2 ** (grid.bits - 1)) * scale) : offsets
+  return { decode: 'biased', ...parts, zeros: none, biases, levels: none }
 }
 
 /** Columns → the same weights as rows. */
 const rowsOf = (columns: Columns, out: number): Float32Array[] =>
   Array.from({ length: out }, (_, row) => Float32Array.from(columns, column => column[row]))
 
-/** Encoder of the uniform grids: the reference of the kernels. */
-export const affineEncoder = ({ out, groupOf, fitUnit, joint, ...rule }: EncoderOptions): AffineEncoder => {
+/** Encoder of the scalar grids: the reference of the kernels. */
+export const scalarEncoder = (options: EncoderOptions): ScalarEncoder => {
+  const { out, groupOf, fitUnit, groups, joint, given, ...rule } = options
   const inputs = groupOf.length
-  const groups = inputs / fitUnit
-  const maxCode = maxCodeOf(rule.grid)
+  const coder = coderOf(rule.grid, rule.storage)
   const codes = new Uint8Array(out * inputs)
-  const scales = new Float32Array(out * groups)
-  const zeros = new Float32Array(out * groups)
-  const parametersAt = (at: number): Affine => ({ scale: scales[at], zero: zeros[at] })
+  const scales = given?.scales ?? new Float32Array(out * groups)
+  const offsets = given?.offsets ?? new Float32Array(out * groups)
+  const parametersAt = (at: number): Parameters => ({ scale: scales[at], offset: offsets[at] })
   return {
     step: 1,
     fitUnit,
     groups,
     fit(group, columns, weighting) {
+      if (given) return
       const rows = rowsOf(columns, out)
       const shared = joint ? fitJointly(rows, weighting, rule) : undefined
       for (const [row, weights] of rows.entries()) {
-        const { scale, zero } = shared ?? fitGroup(weights, weighting, rule)
+        const { scale, offset } = shared ?? fitGroup(weights, weighting, rule)
         scales[row * groups + group] = scale
-        zeros[row * groups + group] = zero
+        offsets[row * groups + group] = offset
       }
     },
     encode(column, [weights]) {
       const decoded = weights.map((weight, row) => {
         const parameters = parametersAt(row * groups + groupOf[column])
-        const code = encode(weight, parameters, maxCode)
+        const code = coder.encode(weight, parameters)
         codes[row * inputs + column] = code
-        return decode(code, parameters)
+        return coder.decode(code, parameters)
       })
       return [decoded]
     },
-    result: () => ({
-      decode: 'affine',
-      out,
-      in: inputs,
-      bits: rule.grid.bits,
-      codes,
-      scales,
-      zeros,
-      biases: new Float32Array(0),
-      levels: new Float32Array(0),
-      groupOf,
-    }),
+    result: () => codedLinear(rule.grid, rule.storage, { out, in: inputs, codes, groupOf }, { scales, offsets }),
   }
 }

@@ -1,10 +1,14 @@
 /** One scale for a whole matrix: a pass over its rows for the range, and one for the clip's search. */
-import { allocateAll, freeAll } from '../engine/kernel/heap.ts'
+
+import type { UniformGrid } from '../contracts.ts'
+import { allocateAll, freeAll, type Region } from '../engine/kernel/heap.ts'
 import { columnBytes, panelRows } from '../engine/kernel/layout.ts'
 import { forEachPanel, type Matrix, type PanelJob } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
-import { bestCandidate, candidatesOf, type FitRule, type Range, rangeOf } from './fit.ts'
-import { type Affine, maxCodeOf } from './grid/uniform.ts'
+import { bestCandidate, candidatesOf, type FitRule } from './fit.ts'
+import { type Parameters, type Range, rangeOf } from './grid/coder.ts'
+import { coderOf } from './grid/index.ts'
+import { maxCodeOf } from './grid/uniform.ts'
 
 const panelsPerChunk = ({ out }: Matrix, threads: number): number =>
   Math.max(1, Math.min(8, Math.ceil(out / panelRows / (2 * threads))))
@@ -25,6 +29,24 @@ const matrixRange = async (kernels: Kernels, matrix: Matrix, place: number): Pro
   }
   await forEachPanel(kernels, matrix, job)
   return range
+}
+
+/** Addresses of a matrix's columns in a panel, in natural order. */
+const naturalPlaces = (region: Region): void =>
+  region.u32().forEach((_, column, place) => {
+    place[column] = column * columnBytes
+  })
+
+/** The largest magnitude of a matrix. @throws QuantizeError bad-input for a weight that is not finite */
+export const absMaxOf = async (kernels: Kernels, matrix: Matrix): Promise<number> => {
+  const place = kernels.allocate(4 * matrix.in)
+  try {
+    naturalPlaces(place)
+    const { low, high } = await matrixRange(kernels, matrix, place.address)
+    return Math.max(high, -low)
+  } finally {
+    place.free()
+  }
 }
 
 /** Errors in code units, summed over rows in row order, of each candidate. */
@@ -58,24 +80,23 @@ const matrixErrors = async (
   return rowErrors.map(errors => errors.reduce((total, error) => total + error, 0))
 }
 
-/** Fast twin of `fitJointly` (fit.ts). */
+/** Fast twin of `fitJointly` (fit.ts), for integers. */
 export const fitTensor = async (
   kernels: Kernels,
   matrix: Matrix,
   weighting: Float32Array,
-  rule: FitRule,
-): Promise<Affine> => {
+  rule: FitRule & { readonly grid: UniformGrid },
+): Promise<Parameters> => {
   const count = rule.clip.shrinks.length
   const regions = allocateAll(kernels, { place: 4 * matrix.in, weighting: 4 * matrix.in, candidates: 12 * count })
   try {
-    regions.place.u32().forEach((_, column, place) => {
-      place[column] = column * columnBytes
-    })
-    const candidates = candidatesOf(await matrixRange(kernels, matrix, regions.place.address), rule)
+    naturalPlaces(regions.place)
+    const range = await matrixRange(kernels, matrix, regions.place.address)
+    const candidates = candidatesOf(range, rule.clip, coderOf(rule.grid, rule.storage))
     if (count === 1) return candidates[0]
     regions.weighting.f32().set(weighting)
     const maxCode = maxCodeOf(rule.grid)
-    regions.candidates.f32().set(candidates.flatMap(({ scale, zero }) => [1 / scale, -zero, maxCode - zero]))
+    regions.candidates.f32().set(candidates.flatMap(({ scale, offset }) => [1 / scale, -offset, maxCode - offset]))
     const tables = {
       place: regions.place.address,
       weighting: regions.weighting.address,

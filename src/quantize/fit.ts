@@ -2,53 +2,33 @@
  * Parameters of groups: range, then the clip's search. The fast twin is src/engine/kernel/assembly/fit.ts: the same float32 operations in
  * the same order, one test holds them equal.
  */
-import type { Storage, UniformGrid } from '../contracts.ts'
+import type { Grid, Storage } from '../contracts.ts'
 import type { Clip } from './clip/clip.ts'
-import { type Affine, maxCodeOf, rangeParameters } from './grid/uniform.ts'
-import { clamp, roundHalfEven } from './numeric.ts'
+import { type Coder, type Parameters, type Range, rangeOf } from './grid/coder.ts'
+import { coderOf } from './grid/index.ts'
 
 /** How one group's weights become its parameters. */
 export interface FitRule {
-  readonly grid: UniformGrid
+  readonly grid: Grid
   readonly clip: Clip
   readonly storage: Storage
 }
 
-/** Lowest and highest weight, 0 held inside. */
-export interface Range {
-  readonly low: number
-  readonly high: number
-}
-
-export const rangeOf = (weights: Iterable<number>): Range => {
-  let low = 0
-  let high = 0
-  for (const weight of weights) {
-    if (weight < low) low = weight
-    if (weight > high) high = weight
-  }
-  return { low, high }
-}
-
 /** Parameters for each shrink factor of the clip. */
-export const candidatesOf = ({ low, high }: Range, { grid, clip, storage }: FitRule): Affine[] =>
-  Array.from(clip.shrinks, p => rangeParameters(Math.fround(low * p), Math.fround(high * p), grid, storage))
+export const candidatesOf = ({ low, high }: Range, clip: Clip, coder: Coder): Parameters[] =>
+  Array.from(clip.shrinks, p => coder.parameters({ low: Math.fround(low * p), high: Math.fround(high * p) }))
 
-/**
- * Σ_j weighting_j · (y_j − clamp(rne(y_j), −z, maxCode − z))², y = w / s: the group's squared error in code units, by the reciprocal of the scale
- * (codes themselves divide; the two differ at ties, where the error does not).
- */
+/** Σ_j weighting_j · r_j², r the residual in units of the scale: the group's squared error in code units. */
 export const errorInCodes = (
   weights: Float32Array,
   weighting: Float32Array,
-  { scale, zero }: Affine,
-  maxCode: number,
+  parameters: Parameters,
+  coder: Coder,
 ): number => {
-  const inverse = Math.fround(1 / scale)
+  const inverse = Math.fround(1 / parameters.scale)
   let sum = 0
   for (let j = 0; j < weights.length; j++) {
-    const y = Math.fround(weights[j] * inverse)
-    const residual = Math.fround(y - clamp(roundHalfEven(y), -zero, maxCode - zero))
+    const residual = coder.residual(weights[j], parameters, inverse)
     sum = Math.fround(sum + Math.fround(weighting[j] * Math.fround(residual * residual)))
   }
   return sum
@@ -59,10 +39,10 @@ export const errorInCodes = (
  * square under- nor overflows. `round`: to float32 for a group of one row, none for sums over rows.
  */
 export const bestCandidate = (
-  candidates: readonly Affine[],
+  candidates: readonly Parameters[],
   errors: readonly number[],
   round: (x: number) => number,
-): Affine => {
+): Parameters => {
   let best = candidates[0]
   let least = Number.POSITIVE_INFINITY
   for (const [i, candidate] of candidates.entries()) {
@@ -77,22 +57,29 @@ export const bestCandidate = (
 }
 
 /** @param weights the group's weights in one row */
-export const fitGroup = (weights: Float32Array, weighting: Float32Array, rule: FitRule): Affine => {
-  const candidates = candidatesOf(rangeOf(weights), rule)
+export const fitGroup = (weights: Float32Array, weighting: Float32Array, rule: FitRule): Parameters => {
+  const coder = coderOf(rule.grid, rule.storage)
+  const candidates = candidatesOf(rangeOf(weights, coder.aroundZero), rule.clip, coder)
   if (candidates.length === 1) return candidates[0]
-  const maxCode = maxCodeOf(rule.grid)
-  const errors = candidates.map(candidate => errorInCodes(weights, weighting, candidate, maxCode))
+  const errors = candidates.map(candidate => errorInCodes(weights, weighting, candidate, coder))
   return bestCandidate(candidates, errors, Math.fround)
 }
 
 /** One pair of parameters for all rows: errors of rows are summed in float64, in row order. */
-export const fitJointly = (rows: readonly Float32Array[], weighting: Float32Array, rule: FitRule): Affine => {
-  const ranges = rows.map(rangeOf)
-  const candidates = candidatesOf(rangeOf(ranges.flatMap(({ low, high }) => [low, high])), rule)
+export const fitJointly = (rows: readonly Float32Array[], weighting: Float32Array, rule: FitRule): Parameters => {
+  const coder = coderOf(rule.grid, rule.storage)
+  const ranges = rows.map(row => rangeOf(row, coder.aroundZero))
+  const candidates = candidatesOf(
+    rangeOf(
+      ranges.flatMap(({ low, high }) => [low, high]),
+      coder.aroundZero,
+    ),
+    rule.clip,
+    coder,
+  )
   if (candidates.length === 1) return candidates[0]
-  const maxCode = maxCodeOf(rule.grid)
   const errors = candidates.map(candidate =>
-    rows.reduce((total, weights) => total + errorInCodes(weights, weighting, candidate, maxCode), 0),
+    rows.reduce((total, weights) => total + errorInCodes(weights, weighting, candidate, coder), 0),
   )
   return bestCandidate(candidates, errors, x => x)
 }

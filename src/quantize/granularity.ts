@@ -1,11 +1,14 @@
 import type { ActOrder, Group } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 
+/** Rows and columns of a block. */
+export const blockSize = 128
+
 /** Which columns share a scale. */
 export interface Granularity {
   /** Groups along `in`. */
   readonly groups: number
-  /** Columns of a group. */
+  /** Columns of a group; of the last block there may be fewer. */
   readonly size: number
   /** All rows share one scale as well. */
   readonly joint: boolean
@@ -39,6 +42,7 @@ export const groupRefusal = (size: number, inputs: number): string | undefined =
  * @throws QuantizeError unsupported when the group's size does not divide `inputs`, naming the nearest sizes that do
  */
 export const granularity = (group: Group, inputs: number): Granularity => {
+  if (group === 'block') return { groups: Math.ceil(inputs / blockSize), size: blockSize, joint: false }
   if (typeof group !== 'number') return { groups: 1, size: inputs, joint: group === 'tensor' }
   const refusal = groupRefusal(group, inputs)
   if (refusal) throw new QuantizeError('unsupported', refusal)

@@ -1,16 +1,19 @@
 /** Quantizes one linear with the kernels: grid, clip, granularity and rounding put together; bit for bit what reference.ts computes. */
-import type { ActOrder, ClipName, CodedLinear, Group, Storage, UniformGrid } from '../contracts.ts'
+import type { ActOrder, ClipName, CodedLinear, Grid, Group, Storage } from '../contracts.ts'
 import type { Factor } from '../engine/kernel/factor.ts'
 import { allocateAll, freeAll, type Region } from '../engine/kernel/heap.ts'
-import { columnBytes, gridRecordBytes, panelRows, writeGridRecord } from '../engine/kernel/layout.ts'
+import { columnBytes, type GridRecord, gridRecordBytes, panelRows, writeGridRecord } from '../engine/kernel/layout.ts'
 import { type Chunk, forEachPanel, type Matrix, type PanelJob } from '../engine/kernel/panels.ts'
 import type { Call, Kernels } from '../engine/kernel/pool.ts'
 import { clips } from './clip/index.ts'
+import { codedLinear, type GroupParameters } from './encoder.ts'
 import { type FitRule, normalizedWeighting } from './fit.ts'
 import { fitTensor } from './fit-tensor.ts'
 import { columnGroups, fitsInSweep, type Granularity, granularity, naturalOrder } from './granularity.ts'
-import { type Affine, maxCodeOf } from './grid/uniform.ts'
-import { checkScale, scaleDtypes } from './storage.ts'
+import { reachOf } from './grid/index.ts'
+import { maxCodeOf } from './grid/uniform.ts'
+import { checkSettled, fitStorage, isSettled, settleScales } from './settle.ts'
+import { biasDtypes, checkScale, scaleDtypes } from './storage.ts'
 
 /** How codes are chosen once the scales are known. */
 export type LinearRounding =
@@ -26,11 +29,13 @@ export type LinearRounding =
 
 /** One linear and what becomes of it. */
 export interface LinearJob extends Matrix {
-  readonly grid: UniformGrid
+  readonly grid: Grid
   readonly clip: ClipName
   readonly group: Group
   readonly storage: Storage
   readonly rounding: LinearRounding
+  /** The largest weight under the global scale (Storage.second), where others stand under it as well. */
+  readonly shared?: number
   /** [in], natural order: what a squared error of each column counts in the clip's search, up to a factor; without it all count alike. */
   readonly weighting?: Float32Array
 }
@@ -46,6 +51,8 @@ interface Prepared {
   readonly job: LinearJob
   readonly shape: Granularity
   readonly rule: FitRule
+  /** Scales are decided from all of the tensor's, before any code is chosen. */
+  readonly settled: boolean
   readonly order: Int32Array
   readonly groupOf: Int32Array
   /** [in], natural order, largest value 1. */
@@ -59,35 +66,46 @@ const prepare = (job: LinearJob): Prepared => {
   const { grid, storage, rounding, group, in: inputs } = job
   const shape = granularity(group, inputs)
   const order = (rounding.name === 'gptq' && rounding.order) || naturalOrder(inputs)
-  const actOrder = rounding.name === 'gptq' ? rounding.actOrder : 'static'
-  if (actOrder === 'none' && !isNatural(order)) throw new Error(`${job.name}: act-order none sweeps in natural order`)
+  const rule = { grid, clip: clips[job.clip], storage }
+  checkSettled(group, rule)
+  const settled = isSettled(group, rule)
+  const actOrder = rounding.name === 'gptq' && !settled ? rounding.actOrder : 'static'
+  if (rounding.name === 'gptq' && rounding.actOrder === 'none' && !isNatural(order))
+    throw new Error(`${job.name}: act-order none sweeps in natural order`)
   if (rounding.name === 'gptq' && rounding.factor.size !== inputs)
     throw new Error(`${job.name}: the factor is of another tap`)
   return {
     job,
     shape,
-    rule: { grid, clip: clips[job.clip], storage },
+    rule,
+    settled,
     order,
     groupOf: columnGroups(shape, actOrder, order),
     weighting: normalizedWeighting(inputs, job.weighting),
-    inSweep: fitsInSweep(group, actOrder),
+    inSweep: !settled && fitsInSweep(group, actOrder),
   }
 }
 
-type TableName = 'place' | 'list' | 'weighting' | 'groupAt' | 'grid' | 'jointScale' | 'jointZero'
+type TableName = 'place' | 'list' | 'weighting' | 'groupAt' | 'grid'
+
+const gridRecord = ({ grid, clip, storage }: FitRule, zeroScale: 0 | 1): GridRecord => {
+  const scale = scaleDtypes[storage.scaleDtype]
+  const record = {
+    zeroRange: storage.zeroRange ?? ([0, 0] as const),
+    scale,
+    scaleFloor: scale.smallest,
+    bias: biasDtypes[storage.biasDtype ?? 'F32'],
+    zeroScale,
+    shrinks: clip.shrinks,
+  }
+  if (grid.kind === 'levels') return { ...record, kind: 'levels', maxCode: 0, levels: grid }
+  const kind = grid.symmetric ? 'symmetric' : storage.decode === 'biased' ? 'biased' : 'affine'
+  return { ...record, kind, maxCode: maxCodeOf(grid) }
+}
 
 /** Tables that all panels read (layouts: the kernels' sources). */
-const writeTables = (kernels: Kernels, prepared: Prepared, joint: Affine | undefined): Record<TableName, Region> => {
-  const { job, rule, order, groupOf, weighting, inSweep } = prepared
-  const { shift, smallest } = scaleDtypes[rule.storage.scaleDtype]
-  const record = {
-    maxCode: maxCodeOf(rule.grid),
-    symmetric: rule.grid.symmetric,
-    zeroRange: rule.storage.zeroRange!,
-    scaleShift: shift,
-    scaleFloor: smallest,
-    shrinks: rule.clip.shrinks,
-  }
+const writeTables = (kernels: Kernels, prepared: Prepared, record: GridRecord): Record<TableName, Region> => {
+  const { job, order, groupOf, weighting, inSweep } = prepared
   const columns = 4 * job.in
   const tables = allocateAll(kernels, {
     place: columns,
@@ -95,8 +113,6 @@ const writeTables = (kernels: Kernels, prepared: Prepared, joint: Affine | undef
     weighting: columns,
     groupAt: columns,
     grid: gridRecordBytes(record),
-    jointScale: columnBytes,
-    jointZero: columnBytes,
   })
   const place = tables.place.u32()
   for (const [position, column] of order.entries()) place[column] = position * columnBytes
@@ -104,9 +120,7 @@ const writeTables = (kernels: Kernels, prepared: Prepared, joint: Affine | undef
   // Groups are fitted over runs of positions in the sweep, of columns before it.
   tables.list.u32().set(inSweep ? order.map((_, position) => position * columnBytes) : place)
   tables.weighting.f32().set(inSweep ? Float32Array.from(order, column => weighting[column]) : weighting)
-  writeGridRecord(tables.grid.u8(), record)
-  tables.jointScale.f32().fill(joint?.scale ?? 0)
-  tables.jointZero.f32().fill(joint?.zero ?? 0)
+  writeGridRecord(tables.grid.u8(), tables.grid.address, record)
   return tables
 }
 
@@ -124,69 +138,145 @@ const panelsPerChunk = (prepared: Prepared, threads: number): number => {
   return Math.ceil(panels / (perThread * threads))
 }
 
-type ChunkRegion = 'errors' | 'codes' | 'codeRows' | 'scales' | 'zeros' | 'losses'
+type ChunkRegion = 'errors' | 'codes' | 'codeRows' | 'scales' | 'offsets' | 'losses'
 
-/** The calls for panel i of a chunk: fit, round, back to rows. */
+type Tables = Readonly<Record<TableName, Region>>
+
+/** Fits all groups of a panel. */
+const fitCall = (
+  { job, shape }: Prepared,
+  { list, weighting, grid }: Tables,
+  panel: number,
+  scales: number,
+  offsets: number,
+): Call => [
+  'fitGroups',
+  ...([panel, list.address, weighting.address, shape.size, shape.groups, grid.address, job.in] as const),
+  ...([scales, offsets] as const),
+]
+
+/** The calls for panel i of a chunk: fit, round, back to rows. @param given parameters lie in their regions already */
 const callsFor = (
-  { job, shape, inSweep }: Prepared,
-  tables: Readonly<Record<TableName, Region>>,
+  prepared: Prepared,
+  tables: Tables,
   regions: Readonly<Record<ChunkRegion | 'panel', Region>>,
   i: number,
+  given: boolean,
 ): Call[] => {
+  const { job, shape, inSweep } = prepared
   const address = (name: TableName): number => tables[name].address
   const panel = regions.panel.address
   const codes = regions.codes.address
   const parameters = i * shape.groups * columnBytes
-  const scales = shape.joint ? address('jointScale') : regions.scales.address + parameters
-  const zeros = shape.joint ? address('jointZero') : regions.zeros.address + parameters
-  const list = [address('list'), address('weighting')] as const
+  const scales = regions.scales.address + parameters
+  const offsets = regions.offsets.address + parameters
   const calls: Call[] = []
-  if (!shape.joint && !inSweep)
-    calls.push(['fitGroups', panel, ...list, shape.size, shape.groups, address('grid'), scales, zeros])
+  if (!given && !inSweep) calls.push(fitCall(prepared, tables, panel, scales, offsets))
   if (job.rounding.name === 'gptq') {
     const errors = regions.errors.address
     const unit = inSweep ? shape.size : 0
-    const given = [job.rounding.factor.address, scales, zeros, address('groupAt')] as const
-    calls.push(['sweep', panel, errors, codes, ...given, job.in, unit, ...list, address('grid')])
+    const known = [job.rounding.factor.address, scales, offsets, address('groupAt')] as const
+    const fit = [address('list'), address('weighting'), address('grid')] as const
+    calls.push(['sweep', panel, errors, codes, ...known, job.in, unit, ...fit])
     calls.push(['rowLoss', errors, job.in, regions.losses.address + i * 8 * panelRows])
   } else {
-    calls.push(['roundNearest', panel, codes, scales, zeros, address('groupAt'), job.in, address('grid')])
+    calls.push(['roundNearest', panel, codes, scales, offsets, address('groupAt'), job.in, address('grid')])
   }
   calls.push(['codesToRows', codes, regions.codeRows.address + i * panelRows * job.in, address('place'), job.in])
   return calls
 }
 
-/** [panel][group][48] → [row][group] */
-const collectParameters = (from: Float32Array, into: Float32Array, groups: number, { firstRow, rows }: Chunk): void => {
+/** [panel][group][48] ↔ [row][group]: places of a chunk's parameters in a region and in the whole. */
+const forEachParameter = (
+  groups: number,
+  { firstRow, rows }: Chunk,
+  visit: (inRegion: number, inWhole: number) => void,
+): void => {
   for (let row = 0; row < rows; row++) {
     const panel = Math.floor(row / panelRows) * groups * panelRows + (row % panelRows)
-    const to = (firstRow + row) * groups
-    for (let group = 0; group < groups; group++) into[to + group] = from[panel + group * panelRows]
+    for (let group = 0; group < groups; group++) visit(panel + group * panelRows, (firstRow + row) * groups + group)
   }
 }
 
+const collectParameters = (from: Float32Array, into: Float32Array, groups: number, chunk: Chunk): void =>
+  forEachParameter(groups, chunk, (inRegion, inWhole) => {
+    into[inWhole] = from[inRegion]
+  })
+
+/** @param region whatever it held; rows that the chunk does not have get parameters that do no harm */
+const spreadParameters = (from: Float32Array, region: Float32Array, groups: number, chunk: Chunk): void => {
+  region.fill(1)
+  forEachParameter(groups, chunk, (inRegion, inWhole) => {
+    region[inRegion] = from[inWhole]
+  })
+}
+
+/** Float32 scales [out, G] of all groups, each fitted by itself; 0 where a group holds zeros only. */
+const fittedScales = async (kernels: Kernels, prepared: Prepared): Promise<Float32Array> => {
+  const { job, shape, rule } = prepared
+  const { groups } = shape
+  const scales = new Float32Array(job.out * groups)
+  const natural = { ...prepared, order: naturalOrder(job.in) }
+  const tables = writeTables(kernels, natural, gridRecord({ ...rule, storage: fitStorage(rule.storage) }, 0))
+  try {
+    await forEachPanel<'scales' | 'offsets'>(kernels, job, {
+      panelsPerChunk: panelsPerChunk(prepared, kernels.threads),
+      place: tables.place.address,
+      regions: panels => ({ scales: panels * groups * columnBytes, offsets: panels * groups * columnBytes }),
+      calls(regions, i) {
+        const at = i * groups * columnBytes
+        const { panel, scales, offsets } = regions
+        return [fitCall(natural, tables, panel.address, scales.address + at, offsets.address + at)]
+      },
+      collect: (regions, chunk) => collectParameters(regions.scales.f32(), scales, groups, chunk),
+    })
+  } finally {
+    freeAll(tables)
+  }
+  return scales
+}
+
+type Given = GroupParameters & Pick<CodedLinear, 'globalScale' | 'nested'>
+
+/** Parameters that are known before the rounding pass; undefined where each group has its own. */
+const givenParameters = async (kernels: Kernels, prepared: Prepared): Promise<Given | undefined> => {
+  const { job, shape, rule, weighting, settled } = prepared
+  const { grid, storage } = rule
+  const count = job.out * shape.groups
+  if (settled) {
+    const fitted = await fittedScales(kernels, prepared)
+    const { scales, ...second } = settleScales(fitted, job.out, job.group, storage, reachOf(grid), job.shared)
+    const offset = grid.kind === 'uniform' ? 2 ** (grid.bits - 1) : 0
+    return { scales, offsets: new Float32Array(count).fill(offset), ...second }
+  }
+  if (!shape.joint || grid.kind === 'levels') return undefined
+  const { scale, offset } = await fitTensor(kernels, job, weighting, { ...rule, grid })
+  return { scales: new Float32Array(count).fill(scale), offsets: new Float32Array(count).fill(offset) }
+}
+
 const checkScales = ({ name, storage }: LinearJob, scales: Float32Array, groups: number): void => {
+  if (storage.second) return // settled within its range
   const { largest } = scaleDtypes[storage.scaleDtype]
-  const bad = scales.findIndex(scale => !(scale <= largest))
+  const bad = scales.findIndex(scale => !(Math.abs(scale) <= largest))
   if (bad >= 0) checkScale(scales[bad], storage.scaleDtype, name, Math.floor(bad / groups))
 }
 
 /**
  * Reads a linear's weights and chooses its codes. Shared memory holds threads + 1 chunks of rows, whatever the linear's size.
- * @throws QuantizeError bad-input (a weight that is not finite, with its row and column), unsupported (a group that does not divide, a scale
- *   beyond its dtype), exhausted
+ * @throws QuantizeError bad-input (a weight that is not finite, with its row and column), bad-option (parts that do not go together),
+ *   unsupported (a group that does not divide, a scale beyond its dtype), exhausted
  */
 export const quantizeLinear = async (kernels: Kernels, job: LinearJob): Promise<RoundedLinear> => {
   const prepared = prepare(job)
-  const { shape, rule, weighting, groupOf } = prepared
+  const { shape, rule, groupOf } = prepared
   const { out, in: inputs, rounding } = job
   const { groups } = shape
-  const joint = shape.joint ? await fitTensor(kernels, job, weighting, rule) : undefined
+  const given = await givenParameters(kernels, prepared)
   const codes = new Uint8Array(out * inputs)
-  const scales = new Float32Array(out * groups).fill(joint?.scale ?? 0)
-  const zeros = new Float32Array(out * groups).fill(joint?.zero ?? 0)
+  const scales = given?.scales ?? new Float32Array(out * groups)
+  const offsets = given?.offsets ?? new Float32Array(out * groups)
   const losses = new Float64Array(out)
-  const tables = writeTables(kernels, prepared, joint)
+  const tables = writeTables(kernels, prepared, gridRecord(rule, 1))
   const feedback = rounding.name === 'gptq'
   const panelJob: PanelJob<ChunkRegion> = {
     panelsPerChunk: panelsPerChunk(prepared, kernels.threads),
@@ -195,18 +285,23 @@ export const quantizeLinear = async (kernels: Kernels, job: LinearJob): Promise<
       errors: feedback ? inputs * columnBytes : 0,
       codes: inputs * panelRows,
       codeRows: panels * panelRows * inputs,
-      scales: joint ? 0 : panels * groups * columnBytes,
-      zeros: joint ? 0 : panels * groups * columnBytes,
+      scales: panels * groups * columnBytes,
+      offsets: panels * groups * columnBytes,
       losses: feedback ? panels * panelRows * 8 : 0,
     }),
-    calls: (regions, i) => callsFor(prepared, tables, regions, i),
+    prepare(regions, chunk) {
+      if (!given) return
+      spreadParameters(scales, regions.scales.f32(), groups, chunk)
+      spreadParameters(offsets, regions.offsets.f32(), groups, chunk)
+    },
+    calls: (regions, i) => callsFor(prepared, tables, regions, i, given !== undefined),
     collect(regions, chunk) {
       const { firstRow, rows } = chunk
       codes.set(regions.codeRows.u8().subarray(0, rows * inputs), firstRow * inputs)
       if (feedback) losses.set(regions.losses.f64().subarray(0, rows), firstRow)
-      if (joint) return
+      if (given) return
       collectParameters(regions.scales.f32(), scales, groups, chunk)
-      collectParameters(regions.zeros.f32(), zeros, groups, chunk)
+      collectParameters(regions.offsets.f32(), offsets, groups, chunk)
     },
   }
   try {
@@ -216,20 +311,8 @@ export const quantizeLinear = async (kernels: Kernels, job: LinearJob): Promise<
   }
   const loss = feedback ? losses.reduce((total, value) => total + value, 0) : undefined
   if (loss === undefined || Number.isFinite(loss)) checkScales(job, scales, groups)
-  const none = new Float32Array(0)
-  return {
-    quantized: {
-      decode: 'affine',
-      out,
-      in: inputs,
-      bits: rule.grid.bits,
-      codes,
-      scales,
-      zeros,
-      biases: none,
-      levels: none,
-      groupOf,
-    },
-    loss,
-  }
+  const linear = codedLinear(rule.grid, rule.storage, { out, in: inputs, codes, groupOf }, { scales, offsets })
+  const { globalScale, nested } = given ?? {}
+  const second = { ...(globalScale === undefined ? {} : { globalScale }), ...(nested ? { nested } : {}) }
+  return { quantized: { ...linear, ...second }, loss }
 }

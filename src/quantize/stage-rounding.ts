@@ -8,7 +8,7 @@ import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Recipe } from '../recipe.ts'
 import { actOrder } from './act-order.ts'
-import { uniformGrid } from './grid/uniform.ts'
+import { gridNamed } from './grid/index.ts'
 import { type LinearRounding, quantizeLinear } from './quantize-linear.ts'
 
 export interface Rounded {
@@ -42,11 +42,13 @@ const roundWith = async (
   source: TensorSource,
   scheme: LinearScheme,
   storage: Storage,
+  shared: number | undefined,
 ): Promise<Rounded> => {
-  const { name, out, in: inputs, bits, symmetric, group } = scheme
+  const { name, out, in: inputs, grid, bits, symmetric, group } = scheme
   const { quantized, loss } = await quantizeLinear(kernels, {
     ...matrixOf(source, out, inputs),
-    grid: uniformGrid(bits, symmetric),
+    grid: gridNamed(grid, bits, symmetric),
+    shared,
     clip,
     group,
     storage,
@@ -56,7 +58,7 @@ const roundWith = async (
   if (loss === undefined || Number.isFinite(loss))
     return { quantized, method: rounding.name === 'gptq' ? 'gptq' : 'rtn', fallback }
   const diverged: Choice = { rounding: nearest, weighting, fallback: `${name}: the sweep diverged` }
-  return roundWith(kernels, clip, diverged, source, scheme, storage)
+  return roundWith(kernels, clip, diverged, source, scheme, storage, shared)
 }
 
 const nearest: LinearRounding = { name: 'nearest' }
@@ -65,8 +67,8 @@ const nearest: LinearRounding = { name: 'nearest' }
 export const plainRounding = (kernels: Kernels, { clip }: Recipe): StageRounding => ({
   damp: null,
   deadChannels: null,
-  round: (source, scheme, storage) =>
-    roundWith(kernels, clip, { rounding: nearest, fallback: null }, source, scheme, storage),
+  round: (source, scheme, storage, shared) =>
+    roundWith(kernels, clip, { rounding: nearest, fallback: null }, source, scheme, storage, shared),
   release: () => {},
 })
 
@@ -102,8 +104,16 @@ export const feedbackRounding = async (
   const fallBack = (reason: string): StageRounding => ({
     damp: null,
     deadChannels: dead,
-    round: (source, scheme, storage) =>
-      roundWith(kernels, clip, { rounding: nearest, weighting: diagonal, fallback: reason }, source, scheme, storage),
+    round: (source, scheme, storage, shared) =>
+      roundWith(
+        kernels,
+        clip,
+        { rounding: nearest, weighting: diagonal, fallback: reason },
+        source,
+        scheme,
+        storage,
+        shared,
+      ),
     release: () => {},
   })
   if (count < n * leastTokensPerInput)
@@ -116,8 +126,8 @@ export const feedbackRounding = async (
   return {
     damp: factored.damp,
     deadChannels: dead,
-    round: (source, scheme, storage) =>
-      roundWith(kernels, clip, { rounding, weighting: diagonal, fallback: null }, source, scheme, storage),
+    round: (source, scheme, storage, shared) =>
+      roundWith(kernels, clip, { rounding, weighting: diagonal, fallback: null }, source, scheme, storage, shared),
     release: factor.release,
   }
 }

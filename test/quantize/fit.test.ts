@@ -9,16 +9,10 @@ import {
   fitGroup,
   fitJointly,
   normalizedWeighting,
-  rangeOf,
 } from '../../src/quantize/fit.ts'
-import {
-  type Affine,
-  decode,
-  encode,
-  maxCodeOf,
-  rangeParameters,
-  uniformGrid,
-} from '../../src/quantize/grid/uniform.ts'
+import { type Parameters, rangeOf } from '../../src/quantize/grid/coder.ts'
+import { coderOf } from '../../src/quantize/grid/index.ts'
+import { uniformGrid } from '../../src/quantize/grid/uniform.ts'
 import { f16Storage, randomWeights } from '../helpers/linears.ts'
 
 const ruleOf = (bits: Bits, symmetric: boolean, clip: 'minmax' | 'mse'): FitRule => ({
@@ -36,10 +30,13 @@ const rules = fc
   .map(([bits, symmetric]) => ruleOf(bits, symmetric, 'mse'))
 const seeds = fc.integer({ min: 1, max: 1e6 })
 
+const coderIn = ({ grid, storage }: FitRule) => coderOf(grid, storage)
+
 /** Σ weighting · (w − decoded)² in float64. */
-const squaredError = (weights: Float32Array, weighting: Float32Array, parameters: Affine, rule: FitRule): number =>
+const squaredError = (weights: Float32Array, weighting: Float32Array, parameters: Parameters, rule: FitRule): number =>
   weights.reduce((sum, weight, i) => {
-    const decoded = decode(encode(weight, parameters, maxCodeOf(rule.grid)), parameters)
+    const coder = coderIn(rule)
+    const decoded = coder.decode(coder.encode(weight, parameters), parameters)
     return sum + weighting[i] * (weight - decoded) ** 2
   }, 0)
 
@@ -54,10 +51,8 @@ describe('the range', () => {
   it('is the clip under minmax', () => {
     const weights = heavyTailed(30, 3)
     const rule = ruleOf(4, false, 'minmax')
-    const { low, high } = rangeOf(weights)
-    expect(fitGroup(weights, new Float32Array(30).fill(1), rule)).toEqual(
-      rangeParameters(low, high, rule.grid, rule.storage),
-    )
+    const ones = new Float32Array(30).fill(1)
+    expect(fitGroup(weights, ones, rule)).toEqual(coderIn(rule).parameters(rangeOf(weights)))
   })
 
   it('is tried at 1, 0.99 … 0.21 of itself under mse', () => {
@@ -73,7 +68,9 @@ describe('the clip of least error', () => {
         const weights = heavyTailed(32, seed)
         const weighting = randomWeights(1, 32, seed + 1, 1).map(Math.abs)
         const chosen = squaredError(weights, weighting, fitGroup(weights, weighting, rule), rule)
-        const all = candidatesOf(rangeOf(weights), rule).map(each => squaredError(weights, weighting, each, rule))
+        const all = candidatesOf(rangeOf(weights), rule.clip, coderIn(rule)).map(each =>
+          squaredError(weights, weighting, each, rule),
+        )
         expect(all.length).toBe(80)
         expect(chosen).toBeLessThanOrEqual(Math.min(...all) * (1 + 2e-3))
       }),
@@ -102,15 +99,15 @@ describe('the clip of least error', () => {
       fc.property(rules, seeds, fc.integer({ min: 0, max: 8 }), (rule, seed, power) => {
         const weights = heavyTailed(32, seed).map(weight => weight + 0.1 * Math.sign(weight))
         const ones = new Float32Array(32).fill(1)
-        const { scale, zero } = fitGroup(weights, ones, rule)
+        const { scale, offset } = fitGroup(weights, ones, rule)
         const scaled = weights.map(weight => weight * 2 ** power)
-        expect(fitGroup(scaled, ones, rule)).toEqual({ scale: scale * 2 ** power, zero })
+        expect(fitGroup(scaled, ones, rule)).toEqual({ scale: scale * 2 ** power, offset })
       }),
     )
   })
 
   it('is the first of equals', () => {
-    const candidates = [1, 0.5, 0.25].map(scale => ({ scale, zero: 0 }))
+    const candidates = [1, 0.5, 0.25].map(scale => ({ scale, offset: 0 }))
     expect(bestCandidate(candidates, [1, 4, 16], Math.fround)).toBe(candidates[0])
     expect(bestCandidate(candidates, [2, 4, 16], Math.fround)).toBe(candidates[1])
   })
@@ -129,8 +126,8 @@ describe('one scale for all rows', () => {
 
   it('loses least over all under mse', () => {
     const rule = ruleOf(3, false, 'mse')
-    const loss = (parameters: Affine) => squaredError(flat, flatWeighting, parameters, rule)
-    const least = Math.min(...candidatesOf(rangeOf(flat), rule).map(loss))
+    const loss = (parameters: Parameters) => squaredError(flat, flatWeighting, parameters, rule)
+    const least = Math.min(...candidatesOf(rangeOf(flat), rule.clip, coderIn(rule)).map(loss))
     expect(loss(fitJointly(rows, weighting, rule))).toBeLessThanOrEqual(least * (1 + 2e-3))
   })
 })

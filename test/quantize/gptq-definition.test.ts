@@ -45,7 +45,8 @@ const codesOf = async (
 ): Promise<Uint8Array> => {
   const statistics = { count: 100 * n, gram: Float32Array.from(gram) }
   const recipe = resolveRecipe({ bits, symmetric, group, actOrder, damp })
-  const scheme = { name: 'w', out, in: n, bits, symmetric, group, groups: n / group, actOrder }
+  const weight = { name: 'w', role: 'linear', dtype: 'F32', grid: 'int', out, in: n } as const
+  const scheme = { ...weight, bits, symmetric, group, groups: n / group, actOrder }
   const stage = await feedbackRounding(engine, kernels, statistics, recipe, 'tap')
   const { quantized } = await stage.round(tensorOf(W, out, n), scheme, f16Storage)
   stage.release()

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import type { ActOrder, ClipName, QuantizedLinear } from '../../src/contracts.ts'
+import type { ActOrder, ClipName, CodedLinear } from '../../src/contracts.ts'
 import { createKernels, type Kernels } from '../../src/engine/kernel/pool.ts'
 import { actOrder as byActivity } from '../../src/quantize/act-order.ts'
 import { dequantize } from '../../src/quantize/dequantize.ts'
@@ -90,7 +90,7 @@ const settings: readonly Setting[] = [
 ]
 
 const label = ({ out, in: inputs, bits, symmetric, clip, group, actOrder, dtype, storage }: Setting): string =>
-  `${out} × ${inputs}, ${bits} bits, ${symmetric ? 'sym' : 'asym'}, group ${group}, ${clip}, ${actOrder ?? 'nearest'}, ${dtype}, ${storage.scaleDtype} ≥ ${storage.zeroRange[0]}`
+  `${out} × ${inputs}, ${bits} bits, ${symmetric ? 'sym' : 'asym'}, group ${group}, ${clip}, ${actOrder ?? 'nearest'}, ${dtype}, ${storage.scaleDtype} ≥ ${storage.zeroRange![0]}`
 
 describe('the kernels', () => {
   it.each(settings.map(setting => [label(setting), setting] as const))(
@@ -122,7 +122,7 @@ const greedy = (
   W: Float32Array,
   H: Float64Array,
   order: ArrayLike<number>,
-  { scales, zeros, groupOf, bits, out }: QuantizedLinear,
+  { scales, zeros, groupOf, bits, out }: CodedLinear,
 ) => {
   const n = groupOf.length
   const groups = scales.length / out

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
-import type { LinearScheme, Storage } from '../../src/contracts.ts'
+import type { Group, LinearScheme, Storage } from '../../src/contracts.ts'
 import { createKernels } from '../../src/engine/kernel/pool.ts'
 import { createEngine } from '../../src/engine/ort/session.ts'
 import { actOrder as byActivity } from '../../src/quantize/act-order.ts'
@@ -31,9 +31,22 @@ interface Case extends RecipeRequest {
 }
 
 const schemeOf = (out: number, inputs: number, recipe: Recipe): LinearScheme => {
-  const { bits, symmetric, group, actOrder } = recipe
+  const { bits, symmetric, actOrder } = recipe
+  const group = recipe.group as Group
   const groups = typeof group === 'number' ? inputs / group : 1
-  return { name: 'w', out, in: inputs, bits, symmetric, group, groups, actOrder }
+  return {
+    name: 'w',
+    role: 'linear',
+    dtype: 'F32',
+    grid: 'int',
+    out,
+    in: inputs,
+    bits,
+    symmetric,
+    group,
+    groups,
+    actOrder,
+  }
 }
 
 /** Rounds W [rows, n] at a stage. */

@@ -1,15 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { Bits, Storage } from '../../src/contracts.ts'
-import { rangeOf } from '../../src/quantize/fit.ts'
-import {
-  type Affine,
-  decode,
-  encode,
-  maxCodeOf,
-  rangeParameters,
-  uniformGrid,
-} from '../../src/quantize/grid/uniform.ts'
+import { type Parameters, rangeOf } from '../../src/quantize/grid/coder.ts'
+import { affineCoder, uniformGrid } from '../../src/quantize/grid/uniform.ts'
 import { scaleDtypes } from '../../src/quantize/storage.ts'
 import { f16Storage } from '../helpers/linears.ts'
 
@@ -36,11 +29,10 @@ describe.each([2, 3, 4, 8] as const)('codes of %i bits', (bits: Bits) => {
 
   describe.each([true, false])('symmetric %s', symmetric => {
     const grid = uniformGrid(bits, symmetric)
-    const parametersOf = (weights: Float32Array, storage: Storage): Affine => {
-      const { low, high } = rangeOf(weights)
-      return rangeParameters(low, high, grid, storage)
-    }
-    const hold = (check: (weights: Float32Array, parameters: Affine, storage: Storage) => void): void =>
+    const parametersOf = (weights: Float32Array, storage: Storage): Parameters =>
+      affineCoder(grid, storage, 1).parameters(rangeOf(weights))
+    const { encode, decode } = affineCoder(grid, f16Storage, 1)
+    const hold = (check: (weights: Float32Array, parameters: Parameters, storage: Storage) => void): void =>
       fc.assert(
         fc.property(groups, storages, (weights, storage) => check(weights, parametersOf(weights, storage), storage)),
       )
@@ -50,7 +42,7 @@ describe.each([2, 3, 4, 8] as const)('codes of %i bits', (bits: Bits) => {
         const scaleRounding = 2 ** (scaleDtypes[scaleDtype].shift - 24)
         const most = parameters.scale * (0.5 + maxCode * scaleRounding * 1.01 + 1e-4)
         for (const weight of weights) {
-          const decoded = decode(encode(weight, parameters, maxCode), parameters)
+          const decoded = decode(encode(weight, parameters), parameters)
           expect(Math.abs(weight - decoded)).toBeLessThanOrEqual(most)
         }
       })
@@ -59,8 +51,8 @@ describe.each([2, 3, 4, 8] as const)('codes of %i bits', (bits: Bits) => {
     it('decode to the nearest value that there is', () => {
       hold((weights, parameters) => {
         for (const weight of weights) {
-          const error = (code: number) => Math.abs(weight - (code - parameters.zero) * parameters.scale)
-          const chosen = error(encode(weight, parameters, maxCode))
+          const error = (code: number) => Math.abs(weight - (code - parameters.offset) * parameters.scale)
+          const chosen = error(encode(weight, parameters))
           const least = Math.min(...Array.from({ length: maxCode + 1 }, (_, code) => error(code)))
           expect(chosen).toBeLessThanOrEqual(least + 1e-4 * parameters.scale)
         }
@@ -69,15 +61,15 @@ describe.each([2, 3, 4, 8] as const)('codes of %i bits', (bits: Bits) => {
 
     it('hold zero exactly', () => {
       hold((_, parameters) => {
-        expect(decode(encode(0, parameters, maxCode), parameters)).toBe(0)
+        expect(decode(encode(0, parameters), parameters)).toBe(0)
       })
     })
 
     it('have a zero point that is a code and that the format stores', () => {
-      hold((_, { zero }, { zeroRange }) => {
-        expect(zero).toBeGreaterThanOrEqual(zeroRange[0])
-        expect(zero).toBeLessThanOrEqual(maxCode)
-        if (symmetric) expect(zero).toBe(2 ** (bits - 1))
+      hold((_, { offset }, { zeroRange }) => {
+        expect(offset).toBeGreaterThanOrEqual(zeroRange![0])
+        expect(offset).toBeLessThanOrEqual(maxCode)
+        if (symmetric) expect(offset).toBe(2 ** (bits - 1))
       })
     })
 
@@ -90,21 +82,15 @@ describe.each([2, 3, 4, 8] as const)('codes of %i bits', (bits: Bits) => {
 
 describe('parameters of a range', () => {
   it.each([
-    ['symmetric: twice the largest magnitude over all steps', true, -3, 7.5, 0, { scale: 1, zero: 8 }],
-    ['symmetric: the negative side counts alike', true, -7.5, 3, 0, { scale: 1, zero: 8 }],
-    ['asymmetric: the whole range over all steps', false, -5, 10, 0, { scale: 1, zero: 5 }],
-    ['asymmetric, nothing negative', false, 0, 30, 0, { scale: 2, zero: 0 }],
-    ['asymmetric, nothing positive', false, -30, 0, 0, { scale: 2, zero: 15 }],
-    ['asymmetric, the zero point at a tie goes to the even one', false, -2.5, 12.5, 0, { scale: 1, zero: 2 }],
-    ['no zero point 0: fewer steps for the positive side', false, 0, 28, 1, { scale: 2, zero: 1 }],
+    ['symmetric: twice the largest magnitude over all steps', true, -3, 7.5, 0, { scale: 1, offset: 8 }],
+    ['symmetric: the negative side counts alike', true, -7.5, 3, 0, { scale: 1, offset: 8 }],
+    ['asymmetric: the whole range over all steps', false, -5, 10, 0, { scale: 1, offset: 5 }],
+    ['asymmetric, nothing negative', false, 0, 30, 0, { scale: 2, offset: 0 }],
+    ['asymmetric, nothing positive', false, -30, 0, 0, { scale: 2, offset: 15 }],
+    ['asymmetric, the zero point at a tie goes to the even one', false, -2.5, 12.5, 0, { scale: 1, offset: 2 }],
+    ['no zero point 0: fewer steps for the positive side', false, 0, 28, 1, { scale: 2, offset: 1 }],
   ])('%s', (_, symmetric, low, high, lowest, parameters) => {
     const storage: Storage = { ...f16Storage, zeroRange: [lowest, 255] }
-    expect(rangeParameters(low, high, uniformGrid(4, symmetric), storage)).toEqual(parameters)
-  })
-
-  it('names the grid by bits and symmetry', () => {
-    expect(uniformGrid(3, true)).toEqual({ name: 'int3-symmetric', bits: 3, symmetric: true })
-    expect(uniformGrid(8, false).name).toBe('int8-asymmetric')
-    expect(([2, 3, 4, 8] as const).map(bits => maxCodeOf(uniformGrid(bits, true)))).toEqual([3, 7, 15, 255])
+    expect(affineCoder(uniformGrid(4, symmetric), storage, 1).parameters({ low, high })).toEqual(parameters)
   })
 })

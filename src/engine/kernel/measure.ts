@@ -1,8 +1,10 @@
 /** Decodes a linear's codes and compares them with the weights that they stand for, on all threads. */
-import type { CodedLinear } from '../../contracts.ts'
+import type { CodedLinear, DenseLinear, QuantizedLinear } from '../../contracts.ts'
+import { toFloat32 } from '../../dtype/convert.ts'
 import { groupRuns } from '../../quantize/dequantize.ts'
 import { forEachChunk } from './chunks.ts'
-import type { Region } from './heap.ts'
+import { allocateAll, freeAll, type Region } from './heap.ts'
+import { type DecodeRecord, decodeRecordBytes, writeDecodeRecord } from './layout.ts'
 import { type Matrix, readRows, storedBytes } from './panels.ts'
 import type { Kernels } from './pool.ts'
 
@@ -13,7 +15,7 @@ export interface RowSums {
   readonly errorEnergy: number
   /** max (w − ŵ)². */
   readonly largest: number
-  /** Weights beyond the value of the outermost code that they have, by more than half a step. */
+  /** Weights beyond the value of the outermost code that they have, by more than half of the step before it. */
   readonly clipped: number
 }
 
@@ -53,27 +55,30 @@ const pieces = (first: number, end: number, size: number): { readonly first: num
 export const measureRows = async (
   kernels: Kernels,
   matrix: Matrix,
-  linear: CodedLinear,
+  linear: QuantizedLinear,
   visit?: VisitRows,
 ): Promise<RowSums> => {
+  if (linear.decode === 'dense') return measureDense(kernels, matrix, linear, visit)
   const { out, in: inputs } = matrix
   const runs = groupRuns(linear.groupOf)
-  const table = kernels.allocate(8 * runs.length)
-  table.u32().set(runs.flat())
+  const record = decodeRecordOf(linear)
+  const tables = allocateAll(kernels, { runs: 8 * runs.length, record: decodeRecordBytes(record) })
+  tables.runs.u32().set(runs.flat())
+  writeDecodeRecord(tables.record.u8(), record)
   const sums = new Float64Array(4 * out)
   try {
-    if (!visit) await measureTile(kernels, matrix, linear, table, 0, out, sums)
+    if (!visit) await measureTile(kernels, matrix, linear, tables, 0, out, sums)
     else {
       const length = Math.min(tileRows, out) * inputs
       const buffers = [0, 1, 2].map(() => new Float32Array(length))
       for (const { first, rows } of pieces(0, out, tileRows)) {
         const [original, decoded, delta] = buffers.map(buffer => buffer.subarray(0, rows * inputs))
-        await measureTile(kernels, matrix, linear, table, first, first + rows, sums, { original, decoded, delta })
+        await measureTile(kernels, matrix, linear, tables, first, first + rows, sums, { original, decoded, delta })
         await visit({ original, decoded, delta }, first, rows)
       }
     }
   } finally {
-    table.free()
+    freeAll(tables)
   }
   return total(sums)
 }
@@ -82,8 +87,8 @@ export const measureRows = async (
 const measureTile = async (
   kernels: Kernels,
   matrix: Matrix,
-  { codes, scales, zeros, bits }: CodedLinear,
-  runs: Region,
+  { decode, codes, scales, zeros, biases }: CodedLinear,
+  tables: { readonly runs: Region; readonly record: Region },
   start: number,
   end: number,
   sums: Float64Array,
@@ -91,12 +96,13 @@ const measureTile = async (
 ): Promise<void> => {
   const { out, in: inputs, dtype } = matrix
   const groups = scales.length / out
+  const offsets = decode === 'biased' ? biases : zeros
   const rowsOf = Math.max(1, Math.min(end - start, Math.floor(chunkWeights / inputs)))
   const sizes = {
     source: rowsOf * inputs * storedBytes(dtype),
     codes: rowsOf * inputs,
     scales: 4 * rowsOf * groups,
-    zeros: rowsOf * groups,
+    offsets: 4 * rowsOf * groups,
     sums: 32 * rowsOf,
     values: into ? 12 * rowsOf * inputs : 0,
   }
@@ -104,12 +110,11 @@ const measureTile = async (
     readRows(matrix, first, rows, regions.source)
     regions.codes.u8().set(codes.subarray(first * inputs, (first + rows) * inputs))
     regions.scales.f32().set(scales.subarray(first * groups, (first + rows) * groups))
-    regions.zeros.u8().set(zeros.subarray(first * groups, (first + rows) * groups))
-    const [codesAt, scalesAt, zerosAt] = [regions.codes, regions.scales, regions.zeros].map(({ address }) => address)
-    const counts = [runs.bytes / 8, groups, rows, inputs, 2 ** bits - 1] as const
+    if (decode !== 'levels') regions.offsets.f32().set(offsets.subarray(first * groups, (first + rows) * groups))
+    const parts = [regions.codes.address, regions.scales.address, regions.offsets.address, tables.runs.address] as const
+    const counts = [tables.runs.bytes / 8, groups, rows, inputs, tables.record.address] as const
     const results = [regions.sums.address, into ? regions.values.address : 0] as const
-    const given = [regions.source.address, codesAt, scalesAt, zerosAt, runs.address] as const
-    await kernels.run([['measureRows', kindOf[dtype], ...given, ...counts, ...results]])
+    await kernels.run([['measureRows', kindOf[dtype], regions.source.address, ...parts, ...counts, ...results]])
     sums.set(regions.sums.f64().subarray(0, 4 * rows), 4 * first)
     if (!into) return
     const values = regions.values.f32()
@@ -117,6 +122,58 @@ const measureTile = async (
     for (const [plane, target] of [into.original, into.decoded, into.delta].entries())
       target.set(values.subarray(plane * weights, (plane + 1) * weights), (first - start) * inputs)
   })
+}
+
+/** The outermost codes, and half of the step before each. */
+const decodeRecordOf = ({ decode, bits, levels }: CodedLinear): DecodeRecord => {
+  const highCode = 2 ** bits - 1
+  if (decode !== 'levels')
+    return { decode, lowCode: 0, highCode, lowLevel: 0, highLevel: highCode, lowHalf: 0.5, highHalf: 0.5, levels }
+  const order = [...levels.keys()].filter(code => !Number.isNaN(levels[code])).sort((a, b) => levels[a] - levels[b])
+  const [low, second] = order
+  const [last, high] = order.slice(-2)
+  return {
+    decode,
+    lowCode: low,
+    highCode: high,
+    lowLevel: levels[low],
+    highLevel: levels[high],
+    lowHalf: (levels[second] - levels[low]) / 2,
+    highHalf: (levels[high] - levels[last]) / 2,
+    levels,
+  }
+}
+
+/** Of weights that are stored as values: none has a code, so none is clipped. */
+const measureDense = async (
+  kernels: Kernels,
+  matrix: Matrix,
+  { values }: DenseLinear,
+  visit?: VisitRows,
+): Promise<RowSums> => {
+  const { out, in: inputs, dtype } = matrix
+  const rowsOf = Math.min(tileRows, out)
+  const region = kernels.allocate(rowsOf * inputs * storedBytes(dtype))
+  const sums = new Float64Array(4 * out)
+  try {
+    for (const { first, rows } of pieces(0, out, rowsOf)) {
+      readRows(matrix, first, rows, region)
+      const original = toFloat32(region.u8().slice(0, rows * inputs * storedBytes(dtype)), dtype)
+      const decoded = values.slice(first * inputs, (first + rows) * inputs)
+      const delta = original.map((weight, i) => weight - decoded[i])
+      for (const [i, weight] of original.entries()) {
+        const at = 4 * (first + Math.floor(i / inputs))
+        const square = (weight - decoded[i]) ** 2
+        sums[at] += weight * weight
+        sums[at + 1] += square
+        sums[at + 2] = Math.max(sums[at + 2], square)
+      }
+      await visit?.({ original, decoded, delta }, first, rows)
+    }
+  } finally {
+    region.free()
+  }
+  return total(sums)
 }
 
 /** The sums of all rows [rows, 4], in order. */

@@ -44,6 +44,8 @@ export interface PanelJob<Name extends string> {
   readonly place: number
   /** Bytes of each region for a chunk of that many panels. */
   regions(panels: number): Readonly<Record<Name, number>>
+  /** Fills regions that the calls read, before they run. */
+  prepare?(regions: Readonly<Record<Name, Region>>, chunk: Chunk): void
   /** Calls for panel i of a chunk, whose weights lie in `regions.panel`. */
   calls(regions: Readonly<Record<Name | 'panel', Region>>, i: number): readonly Call[]
   /** Takes the results of a chunk; chunks come in any order. */
@@ -114,6 +116,7 @@ export const forEachPanel = async <Name extends string>(
   } as Record<Name | 'source' | 'panel', number>
   await forEachChunk(kernels, chunks, sizes, async (regions, chunk) => {
     readRows(matrix, chunk.firstRow, chunk.rows, regions.source)
+    job.prepare?.(regions, chunk)
     const programs = Array.from({ length: chunk.panels }, (_, i): readonly Call[] => [
       [kernel, regions.source.address + i * panelSource, regions.panel.address, job.place, matrix.in],
       ...job.calls(regions, i),

@@ -15,6 +15,43 @@ function loadOne<T>(at: usize): f32 {
   return f32x4.extract_lane(widen<T>(i32x4.splat(load<u16>(at))), 0)
 }
 
+// The decode record: src/engine/kernel/layout.ts.
+const DECODE_KIND: usize = 0
+const LOW_CODE: usize = 4
+const HIGH_CODE: usize = 8
+const LOW_LEVEL: usize = 12
+const HIGH_LEVEL: usize = 16
+const LOW_HALF: usize = 20
+const HIGH_HALF: usize = 24
+const LEVEL_TABLE: usize = 32
+
+/** One code decoded, with its group's parameters. */
+function decodeOne<D>(code: f32, scale: f32, offset: f32): f32 {
+  if (sizeof<D>() === 4) return code * scale
+  if (sizeof<D>() === 2) return code * scale + offset
+  return (code - offset) * scale
+}
+
+function decodeFour<D>(codes: v128, scale: v128, offset: v128): v128 {
+  if (sizeof<D>() === 4) return f32x4.mul(codes, scale)
+  if (sizeof<D>() === 2) return f32x4.add(f32x4.mul(codes, scale), offset)
+  return f32x4.mul(f32x4.sub(codes, offset), scale)
+}
+
+/** What a code stands for before scaling: itself, or its level. */
+function levelOf<D>(at: usize, record: usize): f32 {
+  if (sizeof<D>() === 4) return load<f32>(record + ((<usize>load<u8>(at)) << 2), LEVEL_TABLE)
+  return <f32>load<u8>(at)
+}
+
+function fourLevels<D>(at: usize, record: usize): v128 {
+  if (sizeof<D>() !== 4) return loadCodes(at)
+  const first = f32x4.splat(levelOf<D>(at, record))
+  const one = f32x4.replace_lane(first, 1, levelOf<D>(at + 1, record))
+  const two = f32x4.replace_lane(one, 2, levelOf<D>(at + 2, record))
+  return f32x4.replace_lane(two, 3, levelOf<D>(at + 3, record))
+}
+
 /** Four codes → float32. */
 function loadCodes(at: usize): v128 {
   return f32x4.convert_i32x4_u(i32x4.extend_low_i16x8_u(i16x8.extend_low_i8x16_u(v128.load32_zero(at))))
@@ -26,21 +63,21 @@ function highHalf(x: v128): v128 {
 }
 
 /**
- * `source` [rows][cols] of T; `codes` u8 [rows][cols]; `scales` f32 and `zeros` u8 [rows][groups]; `runs` u32 pairs: columns, and the
+ * `source` [rows][cols] of T; `codes` u8 [rows][cols]; `scales` and `offsets` (zero points or biases) f32 [rows][groups]; `runs` u32 pairs: columns, and the
  * group they are of, `runCount` of them, covering cols. `sums` f64 [rows][4]: Σ w², Σ (w − ŵ)², max (w − ŵ)², and how many weights lie beyond
- * the value of the outermost code that they have by more than half a step. `values`, unless 0: f32 [3][rows][cols], takes w, ŵ and w − ŵ.
+ * the value of the outermost code that they have by more than half of the step before it. D: the decoding, u8 affine, u16 biased, u32 levels. `values`, unless 0: f32 [3][rows][cols], takes w, ŵ and w − ŵ.
  */
-function measure<T>(
+function measure<T, D>(
   source: usize,
   codes: usize,
   scales: usize,
-  zeros: usize,
+  offsets: usize,
   runs: usize,
   runCount: i32,
   groups: i32,
   rows: i32,
   cols: i32,
-  maxCode: i32,
+  record: usize,
   sums: usize,
   values: usize,
 ): void {
@@ -57,22 +94,24 @@ function measure<T>(
     for (let run = 0; run < runCount; run++) {
       const group = <usize>load<u32>(runs + ((<usize>run) << 3), 4)
       const scale = load<f32>(scales + (group << 2))
-      const zero = <f32>load<u8>(zeros + group)
-      const atZero = <f64>((0 - zero) * scale)
-      const atMax = <f64>((<f32>maxCode - zero) * scale)
-      const half = Math.abs(<f64>scale) / 2
-      const low = Math.min(atZero, atMax) - half
-      const high = Math.max(atZero, atMax) + half
-      const lowCode = scale < 0 ? maxCode : 0
-      const highCode = maxCode - lowCode
+      const offset = load<f32>(offsets + (group << 2))
+      const first = <f64>decodeOne<D>(load<f32>(record, LOW_LEVEL), scale, offset)
+      const last = <f64>decodeOne<D>(load<f32>(record, HIGH_LEVEL), scale, offset)
+      const size = Math.abs(<f64>scale)
+      const firstHalf = size * <f64>load<f32>(record, LOW_HALF)
+      const lastHalf = size * <f64>load<f32>(record, HIGH_HALF)
+      const low = scale < 0 ? last - lastHalf : first - firstHalf
+      const high = scale < 0 ? first + firstHalf : last + lastHalf
+      const lowCode = load<i32>(record + (scale < 0 ? HIGH_CODE : LOW_CODE))
+      const highCode = load<i32>(record + (scale < 0 ? LOW_CODE : HIGH_CODE))
       const scale4 = f32x4.splat(scale)
-      const zero4 = f32x4.splat(zero)
+      const offset4 = f32x4.splat(offset)
       const low2 = f64x2.splat(low)
       const high2 = f64x2.splat(high)
       let left = <i32>load<u32>(runs + ((<usize>run) << 3))
       for (; left >= 4; left -= 4) {
         const w = loadFour<T>(source)
-        const decoded = f32x4.mul(f32x4.sub(loadCodes(codes), zero4), scale4)
+        const decoded = decodeFour<D>(fourLevels<D>(codes, record), scale4, offset4)
         if (values) {
           v128.store(values, w)
           v128.store(values + plane, decoded)
@@ -108,7 +147,7 @@ function measure<T>(
       }
       for (; left > 0; left--) {
         const w = loadOne<T>(source)
-        const decoded = (<f32>load<u8>(codes) - zero) * scale
+        const decoded = decodeOne<D>(levelOf<D>(codes, record), scale, offset)
         if (values) {
           store<f32>(values, w)
           store<f32>(values + plane, decoded)
@@ -133,7 +172,7 @@ function measure<T>(
     store<f64>(sums, clipped, 24)
     sums += 32
     scales += (<usize>groups) << 2
-    zeros += groups
+    offsets += (<usize>groups) << 2
   }
 }
 
@@ -142,24 +181,47 @@ function outside(w: f64, code: i32, low: f64, high: f64, lowCode: i32, highCode:
   return (w < low && code === lowCode) || (w > high && code === highCode) ? 1 : 0
 }
 
-/** `measure` of rows as they are stored: `kind` 0 for bf16, 1 for f16, 2 for f32. */
-export function measureRows(
-  kind: i32,
+function measureFrom<T>(
   source: usize,
   codes: usize,
   scales: usize,
-  zeros: usize,
+  offsets: usize,
   runs: usize,
   runCount: i32,
   groups: i32,
   rows: i32,
   cols: i32,
-  maxCode: i32,
+  record: usize,
   sums: usize,
   values: usize,
 ): void {
-  if (kind === 0) measure<u16>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
+  const kind = load<i32>(record, DECODE_KIND)
+  if (kind === 2)
+    measure<T, u32>(source, codes, scales, offsets, runs, runCount, groups, rows, cols, record, sums, values)
   else if (kind === 1)
-    measure<i16>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
-  else measure<f32>(source, codes, scales, zeros, runs, runCount, groups, rows, cols, maxCode, sums, values)
+    measure<T, u16>(source, codes, scales, offsets, runs, runCount, groups, rows, cols, record, sums, values)
+  else measure<T, u8>(source, codes, scales, offsets, runs, runCount, groups, rows, cols, record, sums, values)
+}
+
+/** `measure` of rows as they are stored: `dtype` 0 for bf16, 1 for f16, 2 for f32. */
+export function measureRows(
+  dtype: i32,
+  source: usize,
+  codes: usize,
+  scales: usize,
+  offsets: usize,
+  runs: usize,
+  runCount: i32,
+  groups: i32,
+  rows: i32,
+  cols: i32,
+  record: usize,
+  sums: usize,
+  values: usize,
+): void {
+  if (dtype === 0)
+    measureFrom<u16>(source, codes, scales, offsets, runs, runCount, groups, rows, cols, record, sums, values)
+  else if (dtype === 1)
+    measureFrom<i16>(source, codes, scales, offsets, runs, runCount, groups, rows, cols, record, sums, values)
+  else measureFrom<f32>(source, codes, scales, offsets, runs, runCount, groups, rows, cols, record, sums, values)
 }

@@ -4,12 +4,14 @@
  * right-looking reference (src/quantize/rounding/gptq.ts), and no barrier is needed. A pair of columns by 16 rows of accumulators fits the
  * 16 registers of x86: 30 GFLOP/s a thread where a loop over one column makes 8.
  *
- * `panel` f32 [cols][48] in sweep order, overwritten; `errors` f32 [cols][48]; `codes` u8 [cols][48]; `scales`, `zeros` f32 [groups][48];
+ * `panel` f32 [cols][48] in sweep order, overwritten; `errors` f32 [cols][48]; `codes` u8 [cols][48]; `scales`, `offsets` f32 [groups][48];
  * `groupAt` u32 [cols], the group of each position, in bytes (192 · group).
+ * Type arguments name a decoding, as in fit.ts: u8 affine, u16 biased, u32 levels.
  * `factor`: U by strips of two columns (2s, 2s + 1), each holding rows 0 … 2s + 1 as pairs; strip s begins at 8 · s · (s + 1) bytes.
  */
 import { fitGroup } from './fit'
-import { COLUMN, MAX_CODE, ROWS, TILE, VECTOR } from './layout'
+import { BIASED, COLUMN, KIND, LEVELS, MAX_CODE, ROWS, TABLE, TILE, VECTOR } from './layout'
+import { codesAt, placesOf, valuesAt } from './levels'
 import { clamp, rne } from './simd'
 
 /** Columns of a block without fitted groups: errors of earlier blocks are taken off all its columns before it is solved. */
@@ -110,40 +112,62 @@ function absorbBefore(panel: usize, errors: usize, factor: usize, start: i32, en
   }
 }
 
-/** q = clamp(rne(x / s) + z, 0, maxCode), four rows. */
-function codeOf(x: v128, scale: v128, zero: v128, maxCode: v128): v128 {
-  return clamp(f32x4.add(rne(f32x4.div(x, scale)), zero), f32x4.splat(0), maxCode)
+// What the weights of a column are coded with.
+let maxCode: v128 = i32x4.splat(0)
+let table: usize = 0
+
+function useGrid(grid: usize): void {
+  maxCode = v128.load32_splat(grid, MAX_CODE)
+  table = <usize>load<u32>(grid, TABLE)
 }
 
-/** Four codes as bytes. Adding 2^23 leaves an integer in the low bits. */
-function storeCodes(at: usize, code: v128): void {
-  const bits = f32x4.add(code, f32x4.splat(8388608.0))
+/** Nearest codes of four rows as floats; of levels, places as integers. */
+function codeOf<D>(x: v128, scale: v128, offset: v128): v128 {
+  if (sizeof<D>() === 4) return placesOf(f32x4.div(x, scale), table)
+  if (sizeof<D>() === 2) return clamp(rne(f32x4.div(f32x4.sub(x, offset), scale)), f32x4.splat(0), maxCode)
+  return clamp(f32x4.add(rne(f32x4.div(x, scale)), offset), f32x4.splat(0), maxCode)
+}
+
+function decoded<D>(code: v128, scale: v128, offset: v128): v128 {
+  if (sizeof<D>() === 4) return f32x4.mul(valuesAt(code, table), scale)
+  if (sizeof<D>() === 2) return f32x4.add(f32x4.mul(code, scale), offset)
+  return f32x4.mul(f32x4.sub(code, offset), scale)
+}
+
+/** Codes as they are stored, as integers of 32 bits; of integers by the bits of code + 2^23. */
+function integers<D>(code: v128): v128 {
+  if (sizeof<D>() === 4) return codesAt(code, table)
+  return v128.xor(f32x4.add(code, f32x4.splat(8388608.0)), i32x4.splat(0x4b000000))
+}
+
+/** Four codes as bytes. */
+function storeCodes<D>(at: usize, code: v128): void {
+  const bits = integers<D>(code)
   v128.store32_lane(at, i8x16.shuffle(bits, bits, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12), 0)
 }
 
-/** Rounds four rows of a column and keeps e = (x − (q − z) · s) / U_jj. */
-function snap(x: v128, scale: usize, zero: usize, maxCode: v128, diagonal: v128, error: usize, code: usize): v128 {
+/** Rounds four rows of a column and keeps e = (x − decoded) / U_jj. */
+function snap<D>(x: v128, scale: usize, offset: usize, diagonal: v128, error: usize, code: usize): v128 {
   const s = v128.load(scale)
-  const z = v128.load(zero)
-  const q = codeOf(x, s, z, maxCode)
-  const e = f32x4.div(f32x4.sub(x, f32x4.mul(f32x4.sub(q, z), s)), diagonal)
+  const o = v128.load(offset)
+  const q = codeOf<D>(x, s, o)
+  const e = f32x4.div(f32x4.sub(x, decoded<D>(q, s, o)), diagonal)
   v128.store(error, e)
-  storeCodes(code, q)
+  storeCodes<D>(code, q)
   return e
 }
 
 /** Solves the block [start, end), whose columns have the errors of all positions before `start` taken off. */
-function solve(
+function solve<D>(
   panel: usize,
   errors: usize,
   codes: usize,
   factor: usize,
   scales: usize,
-  zeros: usize,
+  offsets: usize,
   groupAt: usize,
   start: i32,
   end: i32,
-  maxCode: v128,
 ): void {
   for (let j = start; j < end; ) {
     const width = widthAt(j, end)
@@ -161,15 +185,15 @@ function solve(
         const w = panel + at + row
         const to = errors + at + row
         const c = code + (row >> 2)
-        const e = snap(v128.load(w), scales + group + row, zeros + group + row, maxCode, diagonal, to, c)
+        const e = snap<D>(v128.load(w), scales + group + row, offsets + group + row, diagonal, to, c)
         const x = f32x4.sub(v128.load(w, 192), f32x4.mul(e, beside))
-        snap(x, scales + next + row, zeros + next + row, maxCode, diagonalNext, to + COLUMN, c + ROWS)
+        snap<D>(x, scales + next + row, offsets + next + row, diagonalNext, to + COLUMN, c + ROWS)
       }
     } else {
       for (let row: usize = 0; row < COLUMN; row += VECTOR) {
         const x = v128.load(panel + at + row)
         const to = errors + at + row
-        snap(x, scales + group + row, zeros + group + row, maxCode, diagonal, to, code + (row >> 2))
+        snap<D>(x, scales + group + row, offsets + group + row, diagonal, to, code + (row >> 2))
       }
     }
     j += width
@@ -178,15 +202,15 @@ function solve(
 
 /**
  * One sweep over a panel. `unit` > 0: groups are runs of `unit` positions, fitted from the compensated weights when the sweep enters them
- * (`list`, `weighting` as in fit.ts, by position); 0: all scales and zeros are there already.
+ * (`list`, `weighting` as in fit.ts, by position); 0: all scales and offsets are there already.
  */
-export function sweep(
+function sweepOf<D>(
   panel: usize,
   errors: usize,
   codes: usize,
   factor: usize,
   scales: usize,
-  zeros: usize,
+  offsets: usize,
   groupAt: usize,
   cols: i32,
   unit: i32,
@@ -194,7 +218,6 @@ export function sweep(
   weighting: usize,
   grid: usize,
 ): void {
-  const maxCode = v128.load32_splat(grid, MAX_CODE)
   const block = unit > 0 ? unit : BLOCK
   let group: usize = 0
   for (let start = 0; start < cols; start += block) {
@@ -202,11 +225,35 @@ export function sweep(
     absorbBefore(panel, errors, factor, start, end)
     if (unit > 0) {
       const at = (<usize>start) << 2
-      fitGroup(panel, list + at, weighting + at, end - start, grid, scales + group, zeros + group)
+      fitGroup(panel, list + at, weighting + at, end - start, grid, scales + group, offsets + group)
       group += COLUMN
     }
-    solve(panel, errors, codes, factor, scales, zeros, groupAt, start, end, maxCode)
+    solve<D>(panel, errors, codes, factor, scales, offsets, groupAt, start, end)
   }
+}
+
+/** `sweepOf` by the grid's decoding. */
+export function sweep(
+  panel: usize,
+  errors: usize,
+  codes: usize,
+  factor: usize,
+  scales: usize,
+  offsets: usize,
+  groupAt: usize,
+  cols: i32,
+  unit: i32,
+  list: usize,
+  weighting: usize,
+  grid: usize,
+): void {
+  useGrid(grid)
+  const kind = load<i32>(grid, KIND)
+  if (kind === LEVELS)
+    sweepOf<u32>(panel, errors, codes, factor, scales, offsets, groupAt, cols, unit, list, weighting, grid)
+  else if (kind === BIASED)
+    sweepOf<u16>(panel, errors, codes, factor, scales, offsets, groupAt, cols, unit, list, weighting, grid)
+  else sweepOf<u8>(panel, errors, codes, factor, scales, offsets, groupAt, cols, unit, list, weighting, grid)
 }
 
 /** Σ e² of each row, f64 [48], in sweep order: tr(ΔW H ΔWᵀ) of that row. */
@@ -227,13 +274,27 @@ export function rowLoss(errors: usize, cols: i32, losses: usize): void {
   }
 }
 
-/** 16 rows of codes as integers of 32 bits, by the bits of code + 2^23. */
-function integers(code: v128): v128 {
-  return v128.xor(f32x4.add(code, f32x4.splat(8388608.0)), i32x4.splat(0x4b000000))
+function codedAt<D>(at: usize, scale: usize, offset: usize): v128 {
+  return integers<D>(codeOf<D>(v128.load(at), v128.load(scale), v128.load(offset)))
 }
 
-function codesAt(at: usize, scale: usize, zero: usize, maxCode: v128): v128 {
-  return integers(codeOf(v128.load(at), v128.load(scale), v128.load(zero), maxCode))
+function roundNearestOf<D>(panel: usize, codes: usize, scales: usize, offsets: usize, groupAt: usize, cols: i32): void {
+  for (let j = 0; j < cols; j++) {
+    const group = load<u32>(groupAt + ((<usize>j) << 2))
+    for (let tile: usize = 0; tile < COLUMN; tile += TILE) {
+      const at = panel + tile
+      const s = scales + group + tile
+      const o = offsets + group + tile
+      const a = codedAt<D>(at, s, o)
+      const b = codedAt<D>(at + 16, s + 16, o + 16)
+      const c = codedAt<D>(at + 32, s + 32, o + 32)
+      const d = codedAt<D>(at + 48, s + 48, o + 48)
+      const bytes = i8x16.narrow_i16x8_u(i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d))
+      v128.store(codes + (tile >> 2), bytes)
+    }
+    panel += COLUMN
+    codes += ROWS
+  }
 }
 
 /** Rounds every weight of a panel to its nearest code. */
@@ -241,26 +302,14 @@ export function roundNearest(
   panel: usize,
   codes: usize,
   scales: usize,
-  zeros: usize,
+  offsets: usize,
   groupAt: usize,
   cols: i32,
   grid: usize,
 ): void {
-  const maxCode = v128.load32_splat(grid, MAX_CODE)
-  for (let j = 0; j < cols; j++) {
-    const group = load<u32>(groupAt + ((<usize>j) << 2))
-    for (let tile: usize = 0; tile < COLUMN; tile += TILE) {
-      const at = panel + tile
-      const s = scales + group + tile
-      const z = zeros + group + tile
-      const a = codesAt(at, s, z, maxCode)
-      const b = codesAt(at + 16, s + 16, z + 16, maxCode)
-      const c = codesAt(at + 32, s + 32, z + 32, maxCode)
-      const d = codesAt(at + 48, s + 48, z + 48, maxCode)
-      const bytes = i8x16.narrow_i16x8_u(i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d))
-      v128.store(codes + (tile >> 2), bytes)
-    }
-    panel += COLUMN
-    codes += ROWS
-  }
+  useGrid(grid)
+  const kind = load<i32>(grid, KIND)
+  if (kind === LEVELS) roundNearestOf<u32>(panel, codes, scales, offsets, groupAt, cols)
+  else if (kind === BIASED) roundNearestOf<u16>(panel, codes, scales, offsets, groupAt, cols)
+  else roundNearestOf<u8>(panel, codes, scales, offsets, groupAt, cols)
 }
