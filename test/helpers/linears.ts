@@ -1,12 +1,12 @@
 /** Random weights, Gram matrices and their factors, in plain float64; one linear by the kernels and by the reference. */
-import type { ActOrder, Bits, ClipName, Group, Storage, TensorSource } from '../../src/contracts.ts'
+import type { ActOrder, Bits, ClipName, GridName, Group, Storage, TensorSource } from '../../src/contracts.ts'
 import { fromFloat32, toFloat32 } from '../../src/dtype/convert.ts'
 import { packFactor } from '../../src/engine/kernel/factor.ts'
 import type { PanelDtype } from '../../src/engine/kernel/panels.ts'
 import type { Kernels } from '../../src/engine/kernel/pool.ts'
 import { type Panels, panelsOf, writePanels } from '../../src/engine/ort/panels.ts'
 import { clips } from '../../src/quantize/clip/index.ts'
-import { uniformGrid } from '../../src/quantize/grid/uniform.ts'
+import { gridNamed } from '../../src/quantize/grid/index.ts'
 import { quantizeLinear, type RoundedLinear } from '../../src/quantize/quantize-linear.ts'
 import { quantizeReference } from '../../src/quantize/reference.ts'
 
@@ -95,6 +95,8 @@ export const differenceOf = (a: Float32Array, b: Float32Array): Float64Array =>
 export interface Setting {
   readonly out: number
   readonly in: number
+  /** Integers when left out. */
+  readonly grid?: GridName
   readonly bits: Bits
   readonly symmetric: boolean
   readonly clip: ClipName
@@ -102,6 +104,8 @@ export interface Setting {
   /** Of the stored weights. */
   readonly dtype: PanelDtype
   readonly storage: Storage
+  /** The largest weight under a common global scale. */
+  readonly shared?: number
   /** [in]: what a squared error of each column counts in the clip's search. */
   readonly weighting?: Float32Array
 }
@@ -128,11 +132,10 @@ export const upperOf = (panels: Panels): Float32Array => {
 export const byKernels = async (
   kernels: Kernels,
   W: Float32Array,
-  { bits, symmetric, dtype, ...setting }: Setting,
+  { grid = 'int', bits, symmetric, dtype, ...setting }: Setting,
   feedback?: Feedback,
 ): Promise<RoundedLinear> => {
-  const grid = uniformGrid(bits, symmetric)
-  const job = { ...setting, name: 'w', dtype, source: fromFloat32(W, dtype), grid }
+  const job = { ...setting, name: 'w', dtype, source: fromFloat32(W, dtype), grid: gridNamed(grid, bits, symmetric) }
   if (!feedback) return quantizeLinear(kernels, { ...job, rounding: { name: 'nearest' } })
   const { U, actOrder, order } = feedback
   const factor = packFactor(kernels, reversedPanels(U, setting.in))
@@ -146,12 +149,12 @@ export const byKernels = async (
 /** By the plain reference, from the weights as the dtype stores them. */
 export const byReference = (
   W: Float32Array,
-  { out, in: inputs, bits, symmetric, clip, dtype, ...setting }: Setting,
+  { out, in: inputs, grid = 'int', bits, symmetric, clip, dtype, ...setting }: Setting,
   feedback?: Feedback,
 ): RoundedLinear =>
   quantizeReference(toFloat32(fromFloat32(W, dtype), dtype), out, inputs, {
     ...setting,
-    grid: uniformGrid(bits, symmetric),
+    grid: gridNamed(grid, bits, symmetric),
     clip: clips[clip],
     feedback: feedback && { factor: feedback.U, actOrder: feedback.actOrder, order: feedback.order },
   })

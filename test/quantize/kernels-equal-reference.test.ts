@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
-import type { ActOrder, Bits, ClipName, Group, Storage } from '../../src/contracts.ts'
+import type { ActOrder, Bits, ClipName, Group, ScaleDtype, Storage } from '../../src/contracts.ts'
 import type { PanelDtype } from '../../src/engine/kernel/panels.ts'
 import { createKernels } from '../../src/engine/kernel/pool.ts'
 import { divisorsOf } from '../../src/quantize/granularity.ts'
@@ -73,11 +73,76 @@ const linears = fc
     }
   })
 
+const levels = (scaleDtype: ScaleDtype, second?: Storage['second']): Storage => ({
+  decode: 'levels',
+  scaleDtype,
+  second,
+})
+
+/** Grids beside plain integers, with the storages that formats have for them. */
+const gridSettings: readonly Pick<Setting, 'grid' | 'bits' | 'symmetric' | 'storage'>[] = [
+  ...(['F16', 'BF16', 'F32'] as const).flatMap(dtype =>
+    ([2, 3, 5, 6, 8] as const).flatMap(bits =>
+      [true, false].map(symmetric => ({
+        bits,
+        symmetric,
+        storage: { decode: 'biased', scaleDtype: dtype, biasDtype: dtype } as const,
+      })),
+    ),
+  ),
+  { grid: 'nf4', bits: 4, symmetric: true, storage: levels('F32') },
+  { grid: 'nf4', bits: 4, symmetric: true, storage: levels('F32', 'nested') },
+  { grid: 'bnb-fp4', bits: 4, symmetric: true, storage: levels('F32') },
+  { grid: 'fp4', bits: 4, symmetric: true, storage: levels('F16') },
+  { grid: 'fp8', bits: 8, symmetric: true, storage: levels('F32') },
+  { grid: 'fp8-e5m2', bits: 8, symmetric: true, storage: levels('BF16') },
+  { grid: 'nvfp4', bits: 4, symmetric: true, storage: levels('E4M3', 'global') },
+  { grid: 'nvfp4', bits: 4, symmetric: true, storage: levels('E4M3') },
+  { grid: 'mxfp4', bits: 4, symmetric: true, storage: levels('E8M0') },
+  { grid: 'mxfp8', bits: 8, symmetric: true, storage: levels('E8M0') },
+  { bits: 1, symmetric: false, storage: { ...f16Storage, zeroRange: [0, 1] } },
+]
+
+/** Any of them on any shape; blocks and tensors where one scale can serve. */
+const gridLinears = fc
+  .record({
+    out: fc.oneof(fc.constantFrom(1, 48, 129, 257), fc.integer({ min: 1, max: 140 })),
+    in: fc.oneof(fc.constantFrom(6, 129, 200), fc.integer({ min: 1, max: 100 })),
+    choice: fc.constantFrom(...gridSettings),
+    clip: fc.constantFrom<ClipName>('minmax', 'mse'),
+    dtype: fc.constantFrom<PanelDtype>('F32', 'F16', 'BF16'),
+    groupChoice: fc.nat(),
+    actOrder: fc.constantFrom<ActOrder | 'nearest'>('nearest', 'nearest', 'none', 'static'),
+    weighted: fc.boolean(),
+    shared: fc.constantFrom(undefined, 3),
+    shaping: fc.constantFrom(...(Object.keys(shapings) as (keyof typeof shapings)[])),
+    seed: fc.integer({ min: 1, max: 1e6 }),
+  })
+  .map(({ choice, clip, groupChoice, actOrder, weighted, shaping, seed, ...rest }) => {
+    const n = rest.in
+    const oneScale = clip === 'minmax' && (choice.grid ?? 'int') !== 'int'
+    const groups: Group[] = [...divisorsOf(n), 'channel', ...(oneScale ? (['tensor', 'block', 'block'] as const) : [])]
+    const weighting = weighted ? randomWeights(1, n, seed + 1, 50).map(w => Math.max(w, 0)) : undefined
+    const order = actOrder === 'none' ? undefined : shuffled(n, seed + 2)
+    return {
+      W: randomWeights(rest.out, n, seed, 1).map(shapings[shaping]),
+      setting: { ...rest, ...choice, clip, group: groups[groupChoice % groups.length], weighting } satisfies Setting,
+      feedback: actOrder === 'nearest' ? undefined : { U: randomFactor(n, seed + 3), actOrder, order },
+    }
+  })
+
 describe('the kernels give the bits of the reference, on 1, 2 and 4 threads', () => {
   it('for any linear', async () => {
     await fc.assert(
       fc.asyncProperty(linears, ({ W, setting, feedback }) => equalOnAllPools(W, setting, feedback)),
       { numRuns: 60 },
+    )
+  })
+
+  it('for any grid and storage', async () => {
+    await fc.assert(
+      fc.asyncProperty(gridLinears, ({ W, setting, feedback }) => equalOnAllPools(W, setting, feedback)),
+      { numRuns: 150 },
     )
   })
 
