@@ -162,8 +162,11 @@ export interface Statistics {
 /** Dtypes of weights that can be quantized. */
 export type WeightDtype = 'F32' | 'F16' | 'BF16'
 
-/** How a scale is stored. E8M0: a power of two; E4M3: FP8, alone or under one float32 for the tensor (`Storage.second`). */
-export type ScaleDtype = WeightDtype | 'E8M0' | 'E4M3'
+/**
+ * How a scale is stored. E8M0: a power of two; E4M3: FP8, alone or under one float32 for the tensor (`Storage.second`); F24: a float32 whose
+ * 8 lowest bits are 0, so that it times 127 is one as well (LLM.int8() stores that).
+ */
+export type ScaleDtype = WeightDtype | 'E8M0' | 'E4M3' | 'F24'
 
 /**
  * How codes and parameters become weights. Each operation is rounded to float32; scales [out, G] are the ones in effect, with any second

@@ -2,6 +2,7 @@
 import type { CodedLinear, LinearScheme, QuantizedLinear, Storage, WeightDtype } from './contracts.ts'
 import { fromFloat32, toFloat32 } from './dtype/convert.ts'
 import { dequantize } from './quantize/dequantize.ts'
+import { roundScale, scaleDtypes } from './quantize/storage.ts'
 
 const none = new Float32Array(0)
 
@@ -12,18 +13,11 @@ const sameValues = (a: Float32Array, b: Float32Array): boolean =>
 const fits = (values: Float32Array, dtype: WeightDtype): boolean =>
   dtype === 'F32' || sameValues(toFloat32(fromFloat32(values, dtype), dtype), values)
 
-const isPowerOfTwo = (x: number): boolean => x > 0 && Number.isInteger(Math.log2(x))
-
-/** A positive value of FP8 E4M3: a multiple of 2^-9 with four bits at most. */
-const isE4m3 = (x: number): boolean => {
-  const n = x * 512
-  return Number.isInteger(n) && n > 0 && x <= 448 && n / (n & -n) < 16
-}
-
+/** Whether each is a value of the dtype. */
 const scalesFit = (scales: Float32Array, { scaleDtype }: Storage): boolean => {
-  if (scaleDtype === 'E8M0') return scales.every(isPowerOfTwo)
-  if (scaleDtype === 'E4M3') return scales.every(isE4m3)
-  return fits(scales, scaleDtype)
+  if (scaleDtype === 'F32' || scaleDtype === 'F16' || scaleDtype === 'BF16') return fits(scales, scaleDtype)
+  const { largest } = scaleDtypes[scaleDtype]
+  return scales.every(scale => scale <= largest && roundScale(scale, scaleDtype) === scale)
 }
 
 /** Each group in pieces of `size` columns with the same parameters; undefined when groups are not runs of a multiple of `size`. */

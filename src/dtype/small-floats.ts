@@ -26,3 +26,14 @@ export const e5m2Values = (): Float32Array => signedValues(8, 2, 15, 0x7b)
 
 /** FP4 E2M1 [16]: 0, 0.5, 1, 1.5, 2, 3, 4, 6. */
 export const e2m1Values = (): Float32Array => signedValues(4, 1, 1, 7)
+
+/** NormalFloat 4 (QLoRA, arXiv 2305.14314), as bitsandbytes stores it. */
+export const nf4Levels = Float32Array.of(
+  ...[-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334],
+  ...[-0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224],
+  ...[0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1],
+)
+
+const bnbMagnitudes = [0, 0.0625 / 12, 8 / 12, 1, 4 / 12, 6 / 12, 2 / 12, 3 / 12]
+/** bitsandbytes' FP4 by code: its smallest value is not that of E2M1. */
+export const bnbFp4Levels = Float32Array.of(...bnbMagnitudes, ...bnbMagnitudes.map(value => -value))

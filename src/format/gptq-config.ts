@@ -1,28 +1,11 @@
 /** The config files of a GPTQ checkpoint: `quantization_config` in config.json, and the same object as quantize_config.json. */
 import type { AssembleFacts, LinearScheme } from '../contracts.ts'
+import { fusedOf } from './fused.ts'
 
 type Json = Readonly<Record<string, unknown>>
 
 /** GPTQModel takes a pattern of the form ^literal$ as an exact name, which it looks up without running a regular expression. */
 const exactly = (name: string): string => `^${name.replace(/[\\^$.|?*+()[\]{}/]/g, '\\$&')}$`
-
-/** What vLLM and SGLang fuse into one module, whose name `dynamic` is then matched against. */
-const fusedModules: Readonly<Record<string, readonly string[]>> = {
-  qkv_proj: ['q_proj', 'k_proj', 'v_proj'],
-  gate_up_proj: ['gate_proj', 'up_proj'],
-}
-
-/** The names of fused modules all of whose shards are among `names`. */
-const fusedOf = (names: readonly string[]): string[] => {
-  const known = new Set(names)
-  return Object.entries(fusedModules).flatMap(([fused, [first, ...others]]) =>
-    names
-      .filter(name => name.endsWith(`.${first}`))
-      .map(name => name.slice(0, -first.length))
-      .filter(prefix => others.every(shard => known.has(prefix + shard)))
-      .map(prefix => prefix + fused),
-  )
-}
 
 const groupSize = ({ group }: Pick<AssembleFacts, 'group'>): number => (typeof group === 'number' ? group : -1)
 

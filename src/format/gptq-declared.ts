@@ -1,7 +1,7 @@
 /** What config.json (or quantize_config.json) declares about a GPTQ checkpoint. Foreign input: every field is checked. */
 import type { Bits } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
-import { printable } from '../io/printable.ts'
+import { type Fields, fieldOf, flagOf, isObject, malformed, shownValue, wordOf } from './config-fields.ts'
 import { isBits } from './gptq-layout.ts'
 
 export interface GptqDeclaration {
@@ -16,45 +16,16 @@ export interface GptqDeclaration {
   readonly overrides: boolean
 }
 
-type Fields = Readonly<Record<string, unknown>>
-
-const isObject = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
-
-const shown = (value: unknown): string => {
-  const text = JSON.stringify(value) ?? String(value)
-  return printable(text.length > 40 ? `${text.slice(0, 40)}…` : text)
-}
-
-const malformed = (field: string, value: unknown, expected: string): QuantizeError =>
-  new QuantizeError('bad-input', `quantization config: ${field} is ${shown(value)}; expected ${expected}`)
-
-/** A missing field and null are the same: writers disagree. */
-const given = (fields: Fields, field: string): unknown =>
-  Object.hasOwn(fields, field) ? (fields[field] ?? undefined) : undefined
-
-const flag = (fields: Fields, field: string, missing: boolean): boolean => {
-  const value = given(fields, field) ?? missing
-  if (typeof value !== 'boolean') throw malformed(field, value, 'true or false')
-  return value
-}
-
-const word = (fields: Fields, field: string): string | undefined => {
-  const value = given(fields, field)
-  if (value !== undefined && typeof value !== 'string') throw malformed(field, value, 'a string')
-  return value?.toLowerCase()
-}
-
 /**
  * The GPTQ part of a config, or undefined when there is none. transformers asks for `quant_method`; a bare quantize_config.json of
  * AutoGPTQ has no such key, and is known by its `bits`, `group_size` and `desc_act`.
  */
 const gptqFields = (config: unknown): Fields | undefined => {
   if (!isObject(config)) return undefined
-  const nested = given(config, 'quantization_config')
+  const nested = fieldOf(config, 'quantization_config')
   if (nested !== undefined && !isObject(nested)) throw malformed('quantization_config', nested, 'an object')
   const fields = nested ?? config
-  const method = word(fields, 'quant_method')
+  const method = wordOf(fields, 'quant_method')
   if (method !== undefined) return method === 'gptq' ? fields : undefined
   const legacy = !nested && ['bits', 'group_size', 'desc_act'].every(field => Object.hasOwn(config, field))
   return legacy ? fields : undefined
@@ -67,18 +38,21 @@ const versions: ReadonlyMap<string, 1 | 2> = new Map([
 
 /** `checkpoint_format` is AutoGPTQ's key, `format` transformers' and GPTQModel's; neither: version 1. */
 const versionOf = (fields: Fields): 1 | 2 => {
-  const legacy = word(fields, 'checkpoint_format')
-  const format = word(fields, 'format')
+  const legacy = wordOf(fields, 'checkpoint_format')
+  const format = wordOf(fields, 'format')
   if (legacy !== undefined && format !== undefined && legacy !== format)
-    throw malformed('format', format, `${shown(legacy)}, as checkpoint_format says`)
+    throw malformed('format', format, `${shownValue(legacy)}, as checkpoint_format says`)
   const name = legacy ?? format ?? 'gptq'
   const version = versions.get(name)
   if (version) return version
-  throw new QuantizeError('unsupported', `GPTQ checkpoint_format ${shown(name)} cannot be read; gptq and gptq_v2 can`)
+  throw new QuantizeError(
+    'unsupported',
+    `GPTQ checkpoint_format ${shownValue(name)} cannot be read; gptq and gptq_v2 can`,
+  )
 }
 
 const groupSizeOf = (fields: Fields): number | undefined => {
-  const value = given(fields, 'group_size')
+  const value = fieldOf(fields, 'group_size')
   if (value === undefined) return undefined
   if (!Number.isSafeInteger(value) || ((value as number) < 1 && value !== -1))
     throw malformed('group_size', value, '-1 or a positive integer')
@@ -86,7 +60,7 @@ const groupSizeOf = (fields: Fields): number | undefined => {
 }
 
 const hasOverrides = (fields: Fields): boolean => {
-  const dynamic = given(fields, 'dynamic') ?? {}
+  const dynamic = fieldOf(fields, 'dynamic') ?? {}
   if (!isObject(dynamic)) throw malformed('dynamic', dynamic, 'an object')
   return Object.keys(dynamic).some(pattern => !pattern.startsWith('-:'))
 }
@@ -99,18 +73,18 @@ export const declaredGptq = (config: unknown): GptqDeclaration | undefined => {
   const fields = gptqFields(config)
   if (!fields) return undefined
   const version = versionOf(fields)
-  const bits = given(fields, 'bits')
+  const bits = fieldOf(fields, 'bits')
   if (!isBits(bits)) throw malformed('bits', bits, '2, 3, 4 or 8')
-  const packed = word(fields, 'pack_dtype') ?? 'int32'
+  const packed = wordOf(fields, 'pack_dtype') ?? 'int32'
   if (packed !== 'int32')
-    throw new QuantizeError('unsupported', `GPTQ pack_dtype ${shown(packed)} cannot be read; int32 can`)
+    throw new QuantizeError('unsupported', `GPTQ pack_dtype ${shownValue(packed)} cannot be read; int32 can`)
   return {
     version,
     bits,
     groupSize: groupSizeOf(fields),
-    symmetric: flag(fields, 'sym', true),
-    descAct: flag(fields, 'desc_act', false),
-    staticGroups: flag(fields, 'static_groups', false),
+    symmetric: flagOf(fields, 'sym', true),
+    descAct: flagOf(fields, 'desc_act', false),
+    staticGroups: flagOf(fields, 'static_groups', false),
     overrides: hasOverrides(fields),
   }
 }

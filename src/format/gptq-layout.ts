@@ -1,18 +1,11 @@
 /** Where GPTQ keeps a linear: names, dtypes and shapes of its tensors, and which shapes its words can hold. */
 import type { Bits, LinearScheme, TensorInfo } from '../contracts.ts'
-import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
 import { codesPerUnit, wordsFor } from './bits.ts'
+import { tensorInfo } from './stored.ts'
 
 export const supportedBits: readonly Bits[] = [2, 3, 4, 8]
 
 export const isBits = (value: unknown): value is Bits => (supportedBits as readonly unknown[]).includes(value)
-
-const tensor = (name: string, dtype: Dtype, shape: readonly number[]): TensorInfo => ({
-  name,
-  dtype,
-  shape,
-  bytes: (shape.reduce((product, size) => product * size, 1) * dtypeBits[dtype]) / 8,
-})
 
 /**
  * `qweight` [in·b/32, out], packed along in; `qzeros` [G, out·b/32], packed along out; `scales` [G, out]; `g_idx` [in], each input's
@@ -25,10 +18,10 @@ export const gptqLayout = ({
   bits,
   groups,
 }: Pick<LinearScheme, 'name' | 'out' | 'in' | 'bits' | 'groups'>): readonly TensorInfo[] => [
-  tensor(`${name}.qweight`, 'I32', [wordsFor(inputs, bits), out]),
-  tensor(`${name}.qzeros`, 'I32', [groups, wordsFor(out, bits)]),
-  tensor(`${name}.scales`, 'F16', [groups, out]),
-  tensor(`${name}.g_idx`, 'I32', [inputs]),
+  tensorInfo(`${name}.qweight`, 'I32', [wordsFor(inputs, bits), out]),
+  tensorInfo(`${name}.qzeros`, 'I32', [groups, wordsFor(out, bits)]),
+  tensorInfo(`${name}.scales`, 'F16', [groups, out]),
+  tensorInfo(`${name}.g_idx`, 'I32', [inputs]),
 ]
 
 const fits = (bits: Bits, { out, in: inputs }: LinearScheme): boolean =>

@@ -9,13 +9,10 @@ import type {
   TensorSource,
   WeightDtype,
 } from '../contracts.ts'
-import { toFloat32 } from '../dtype/convert.ts'
-import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
-import { QuantizeError } from '../errors.ts'
-import { printable } from '../io/printable.ts'
 import { codesPerUnit, unpackLines } from './bits.ts'
 import { declaredGptq, type GptqDeclaration } from './gptq-declared.ts'
 import { isBits } from './gptq-layout.ts'
+import { checkStored, damaged, none, partOf, readFloats, readWords, roleOf } from './stored.ts'
 import { transpose } from './transpose.ts'
 
 interface Parts<T extends TensorInfo> {
@@ -33,34 +30,14 @@ interface Geometry {
   readonly groups: number
 }
 
-const damaged = (tensor: TensorInfo, problem: string): QuantizeError => {
-  const file = 'file' in tensor ? `${printable(String(tensor.file))}: ` : ''
-  return new QuantizeError('bad-input', `${file}${printable(tensor.name)} ${problem}; not a sound GPTQ checkpoint`)
-}
-
-/** One dtype, one rank, no empty dimension, and the bytes that the shape asks for. */
-const checkTensor = (tensor: TensorInfo, dtypes: readonly Dtype[], rank: number): void => {
-  const { dtype, shape, bytes } = tensor
-  if (!dtypes.includes(dtype)) throw damaged(tensor, `is ${dtype}, expected ${dtypes.join(' or ')}`)
-  if (shape.length !== rank || shape.some(size => !Number.isSafeInteger(size) || size < 1))
-    throw damaged(tensor, `has shape [${shape}], expected ${rank} dimension${rank === 1 ? '' : 's'} of at least 1`)
-  const expected = (shape.reduce((product, size) => product * size, 1) * dtypeBits[dtype]) / 8
-  if (bytes !== expected) throw damaged(tensor, `has ${bytes} bytes, its shape [${shape}] takes ${expected}`)
-}
-
 const partsOf = <T extends TensorInfo>(module: string, lookup: (name: string) => T | undefined): Parts<T> => {
-  const part = (suffix: string): T => {
-    const tensor = lookup(`${module}.${suffix}`)
-    if (!tensor)
-      throw new QuantizeError('bad-input', `${printable(module)}.${suffix} is missing; not a sound GPTQ checkpoint`)
-    return tensor
-  }
+  const part = (suffix: string): T => partOf(lookup, `${module}.${suffix}`, 'GPTQ')
   const parts = { qweight: part('qweight'), qzeros: part('qzeros'), scales: part('scales') }
   const gIdx = lookup(`${module}.g_idx`)
-  checkTensor(parts.qweight, ['I32'], 2)
-  checkTensor(parts.qzeros, ['I32'], 2)
-  checkTensor(parts.scales, ['F16', 'BF16', 'F32'], 2)
-  if (gIdx) checkTensor(gIdx, ['I32'], 1)
+  checkStored(parts.qweight, ['I32'], [-1, -1], 'GPTQ')
+  checkStored(parts.qzeros, ['I32'], [-1, -1], 'GPTQ')
+  checkStored(parts.scales, ['F16', 'BF16', 'F32'], [-1, -1], 'GPTQ')
+  if (gIdx) checkStored(gIdx, ['I32'], [-1], 'GPTQ')
   return { ...parts, gIdx }
 }
 
@@ -69,12 +46,16 @@ const geometryOf = ({ qweight, qzeros, scales, gIdx }: Parts<TensorInfo>): Geome
   const [groups, out] = scales.shape
   const bits = (qzeros.shape[1] * 32) / out
   if (!isBits(bits) || out % codesPerUnit(bits) !== 0 || qzeros.shape[0] !== groups)
-    throw damaged(qzeros, `has shape [${qzeros.shape}], which no bit width gives for scales of [${scales.shape}]`)
+    throw damaged(
+      qzeros,
+      `has shape [${qzeros.shape}], which no bit width gives for scales of [${scales.shape}]`,
+      'GPTQ',
+    )
   const inputs = (qweight.shape[0] * 32) / bits
   if (qweight.shape[1] !== out || inputs % codesPerUnit(bits) !== 0)
-    throw damaged(qweight, `has shape [${qweight.shape}], which does not fit ${out} outputs of ${bits} bits`)
-  if (groups > inputs) throw damaged(scales, `has ${groups} groups for ${inputs} inputs`)
-  if (gIdx && gIdx.shape[0] !== inputs) throw damaged(gIdx, `has ${gIdx.shape[0]} entries for ${inputs} inputs`)
+    throw damaged(qweight, `has shape [${qweight.shape}], which does not fit ${out} outputs of ${bits} bits`, 'GPTQ')
+  if (groups > inputs) throw damaged(scales, `has ${groups} groups for ${inputs} inputs`, 'GPTQ')
+  if (gIdx && gIdx.shape[0] !== inputs) throw damaged(gIdx, `has ${gIdx.shape[0]} entries for ${inputs} inputs`, 'GPTQ')
   return { out, in: inputs, bits, groups }
 }
 
@@ -85,12 +66,16 @@ const groupSizeOf = (scales: TensorInfo, { in: inputs, groups }: Geometry, decla
   if (size !== undefined && holds(size)) return size
   const even = Math.ceil(inputs / groups)
   if ((size === undefined || declared?.overrides) && holds(even)) return even
-  throw damaged(scales, `has ${groups} groups for ${inputs} inputs, the config says group_size ${declared?.groupSize}`)
+  throw damaged(
+    scales,
+    `has ${groups} groups for ${inputs} inputs, the config says group_size ${declared?.groupSize}`,
+    'GPTQ',
+  )
 }
 
 /** What a GPTQ linear is beyond its geometry. The source's dtype is not stored: its scales' is taken. */
-const integerWeight = ({ name, dtype }: TensorInfo) => ({
-  role: /(^|\.)lm_head\.scales$/.test(name) ? ('head' as const) : ('linear' as const),
+const integerWeight = (module: string, { dtype }: TensorInfo) => ({
+  role: roleOf(module),
   dtype: dtype as WeightDtype,
   grid: 'int' as const,
 })
@@ -98,11 +83,11 @@ const integerWeight = ({ name, dtype }: TensorInfo) => ({
 const schemeOf = (name: string, parts: Parts<TensorInfo>, declared: GptqDeclaration): LinearScheme => {
   const geometry = geometryOf(parts)
   if (geometry.bits !== declared.bits && !declared.overrides)
-    throw damaged(parts.qzeros, `holds ${geometry.bits}-bit words, the config says bits ${declared.bits}`)
+    throw damaged(parts.qzeros, `holds ${geometry.bits}-bit words, the config says bits ${declared.bits}`, 'GPTQ')
   const size = groupSizeOf(parts.scales, geometry, declared)
   const group: Group = geometry.groups === 1 ? 'channel' : size
   const actOrder = declared.descAct ? 'g_idx' : declared.staticGroups ? 'static' : 'none'
-  return { ...integerWeight(parts.scales), name, ...geometry, symmetric: declared.symmetric, group, actOrder }
+  return { ...integerWeight(name, parts.scales), name, ...geometry, symmetric: declared.symmetric, group, actOrder }
 }
 
 /**
@@ -126,23 +111,10 @@ export const detectGptq = (
   return linears
 }
 
-const none = new Float32Array(0)
-
-const readAll = (tensor: TensorSource): Uint8Array => {
-  const bytes = tensor.read()
-  if (bytes.byteLength !== tensor.bytes)
-    throw damaged(tensor, `ends after ${bytes.byteLength} of ${tensor.bytes} bytes`)
-  return bytes.byteOffset % 4 === 0 ? bytes : bytes.slice()
-}
-
-const words = (tensor: TensorSource): Uint32Array => {
-  const bytes = readAll(tensor)
-  return new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
-}
+const words = (tensor: TensorSource): Uint32Array => readWords(tensor, 'GPTQ')
 
 const readScales = (tensor: TensorSource, { out, groups }: Geometry): Float32Array => {
-  const stored = toFloat32(readAll(tensor), tensor.dtype)
-  if (!stored.every(Number.isFinite)) throw damaged(tensor, 'holds an infinite scale or a NaN')
+  const stored = readFloats(tensor, 'GPTQ')
   return transpose(stored, groups, out, new Float32Array(stored.length))
 }
 
@@ -164,10 +136,10 @@ const readGroups = (parts: Parts<TensorSource>, geometry: Geometry, declared?: G
     const groupOf = new Int32Array(words(gIdx))
     const wrong = groupOf.findIndex(group => group < 0 || group >= geometry.groups)
     if (wrong < 0) return groupOf
-    throw damaged(gIdx, `says group ${groupOf[wrong]} for input ${wrong}, of ${geometry.groups} groups`)
+    throw damaged(gIdx, `says group ${groupOf[wrong]} for input ${wrong}, of ${geometry.groups} groups`, 'GPTQ')
   }
   if (declared?.descAct && geometry.groups > 1)
-    throw damaged(scales, 'has no g_idx beside it, which desc_act: true needs')
+    throw damaged(scales, 'has no g_idx beside it, which desc_act: true needs', 'GPTQ')
   const size = groupSizeOf(scales, geometry, declared)
   return Int32Array.from({ length: geometry.in }, (_, input) => Math.floor(input / size))
 }

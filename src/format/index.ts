@@ -1,12 +1,17 @@
 import type { Configs, Format, LinearScheme, TensorInfo } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
+import { awq } from './awq.ts'
+import { bnb, bnbDouble } from './bnb.ts'
 import { gptq, gptqV2 } from './gptq.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
 export const formats = {
   gptq,
   'gptq:v2': gptqV2,
+  awq,
+  bnb,
+  'bnb:double': bnbDouble,
 } satisfies Readonly<Record<string, Format>>
 
 export type FormatName = keyof typeof formats

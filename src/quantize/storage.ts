@@ -35,6 +35,7 @@ export const scaleDtypes: Readonly<Record<ScaleDtype, ScaleRule>> = {
   F32: { ...halfEven(0), smallest: smallestNormal, largest: 3.4028234663852886e38 },
   F16: { ...halfEven(13), smallest: 1 / 16384, largest: 65504 },
   BF16: { ...halfEven(16), smallest: smallestNormal, largest: 3.3895313892515355e38 },
+  F24: { ...halfEven(8), smallest: smallestNormal, largest: 3.4e38 / 127 },
   /** The exponent, one more from 1.75 on (compressed-tensors, mxfp4: of the largest magnitude; it is a power of two away from the scale). */
   E8M0: { shift: 23, add: 0x200000, even: 0, limit: 0, magic: 0, smallest: 2 ** -126, largest: 2 ** 127 },
   E4M3: { ...halfEven(20), limit: 2 ** -6, magic: 1.5 * 2 ** 14, smallest: 2 ** -9, largest: 448 },

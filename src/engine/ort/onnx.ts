@@ -27,7 +27,8 @@ export const microsoft = 'com.microsoft'
 const elementTypes = { float32: 1, int32: 6, int64: 7, float64: 11 } as const
 export type ElementType = keyof typeof elementTypes
 
-/** ONNX's number of FP8 E4M3FN. */
+/** ONNX's numbers of dtypes that values are cast to. */
+export const float16 = 10
 export const float8 = 17
 
 /** A number is an integer attribute; a float one is written `{ float: 1 }`, whole or not (ONNX Runtime refuses the wrong kind). */

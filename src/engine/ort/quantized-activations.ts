@@ -4,7 +4,7 @@
  */
 import type { NodeProto } from 'onnx-buf'
 import type { ActivationScheme } from '../../contracts.ts'
-import { type Attribute, type Constant, float8, node } from './onnx.ts'
+import { type Attribute, type Constant, float8, float16, node } from './onnx.ts'
 
 /** Largest magnitudes of FP8 E4M3 (OCP). */
 const fp8Largest = 448
@@ -85,16 +85,23 @@ const fixed = (b: Builder, x: string, scheme: ActivationScheme): string => {
 }
 
 /**
- * LLM.int8() (arXiv 2208.07339): features that reach the threshold in any token of a sequence stay as they are, the others are quantized by
- * token with codes −127 … 127, the scale taken without the former.
+ * LLM.int8() (arXiv 2208.07339) as bitsandbytes 0.50 computes it (backends/default/ops.py, int8_vectorwise_quant): values go through float16;
+ * the scale of a token is that of its values below the threshold; features that reach it in any token of a sequence stay as they are.
+ * @param threshold 0: none do
  */
-const outlierSplit = (b: Builder, x: string, scheme: ActivationScheme, seqLen: number, width: number): string => {
+const outlierSplit = (b: Builder, x: string, threshold: number, seqLen: number, width: number): string => {
   const sequences = b.apply('Reshape', [x, b.whole([-1, seqLen, width])])
-  const columns = b.apply('ReduceMax', [b.apply('Abs', [sequences]), b.whole([1])]) // [B, 1, width]
-  const isOutlier = b.apply('GreaterOrEqual', [columns, b.number(scheme.outliers!)])
-  const kept = b.apply('Where', [isOutlier, sequences, b.number(0)])
-  const rest = b.apply('Where', [isOutlier, b.number(0), sequences])
-  return b.apply('Reshape', [b.apply('Add', [kept, symmetric(b, rest, scheme, 127, -127)]), b.whole([-1, width])])
+  const half = b.apply('Cast', [b.apply('Cast', [sequences], { to: float16 })], { to: 1 })
+  const magnitude = b.apply('Abs', [half])
+  const limit = b.number(threshold > 0 ? threshold : Number.MAX_VALUE)
+  const small = b.apply('Where', [b.apply('GreaterOrEqual', [magnitude, limit]), b.number(0), magnitude])
+  const absmax = b.apply('Max', [b.apply('ReduceMax', [small, b.whole([-1])]), b.number(leastScale)])
+  const factor = b.apply('Div', [b.number(127), absmax])
+  const codes = b.apply('Round', [b.apply('Mul', [half, factor])])
+  const decoded = b.apply('Mul', [codes, b.apply('Div', [absmax, b.number(127)])])
+  const columns = b.apply('ReduceMax', [magnitude, b.whole([1])]) // [B, 1, width]
+  const kept = b.apply('Where', [b.apply('GreaterOrEqual', [columns, limit]), sequences, decoded])
+  return b.apply('Reshape', [kept, b.whole([-1, width])])
 }
 
 /**
@@ -112,8 +119,7 @@ export const quantizedInput = (
   const { granularity, grid, dynamic, outliers } = scheme
   const halfRange = grid === 'fp8' ? fp8Largest : 127.5
   const done = (result: string): QuantizedInput => ({ nodes: b.nodes, constants: b.constants, result })
-  if (outliers !== undefined)
-    return done(outliers > 0 ? outlierSplit(b, x, scheme, seqLen, width) : symmetric(b, x, scheme, 127, -127))
+  if (outliers !== undefined) return done(outlierSplit(b, x, outliers, seqLen, width))
   if (!dynamic) return done(fixed(b, x, scheme))
   const byRow = (rows: string): string =>
     scheme.symmetric ? symmetric(b, rows, scheme, halfRange, -128) : asymmetric(b, rows)

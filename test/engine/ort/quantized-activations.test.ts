@@ -110,14 +110,16 @@ describe('activations as a runtime quantizes them', () => {
     expect([...(await run(Float32Array.of(1.2, -0.3, 100, -100), 2, scheme))]).toEqual([1, -0.5, 49.5, -78])
   })
 
-  it('LLM.int8(): features with an outlier in any token of their sequence stay as they are, scales are taken without them', async () => {
+  it('LLM.int8(): features with an outlier in any token of their sequence stay; scales are those of the values below it', async () => {
     const width = 3
-    const x = Float32Array.of(1, 6, 0.3, /**/ 0.5, 0.1, 0.2, /* second sequence */ 1, 2, 0.3, /**/ 0.5, 0.1, 5.9)
+    const x = Float32Array.of(1, 6, 0.25, /**/ 0.5, 4, 0.125, /* second sequence */ 1, 2, 0.25, /**/ 0.5, 0.125, 5.5)
     const y = await run(x, width, { grid: 'int8', ...token, outliers: 6 }, 2)
     const scaled = (absmax: number, value: number): number =>
-      f(clamp(roundHalfEven(f(value / f(absmax / 127))), -127, 127) * f(absmax / 127))
-    const first = [scaled(1, 1), 6, scaled(1, f(0.3)), scaled(0.5, 0.5), f(0.1), scaled(0.5, f(0.2))]
-    const second = [...[1, 2, f(0.3)].map(v => scaled(2, v)), ...[0.5, f(0.1), f(5.9)].map(v => scaled(f(5.9), v))]
+      f(roundHalfEven(f(value * f(127 / absmax))) * f(absmax / 127))
+    const first = [scaled(1, 1), 6, scaled(1, 0.25), scaled(4, 0.5), 4, scaled(4, 0.125)]
+    const second = [...[1, 2, 0.25].map(v => scaled(2, v)), ...[0.5, 0.125, 5.5].map(v => scaled(5.5, v))]
     expect([...y]).toEqual([...first, ...second])
+    const none = await run(x, width, { grid: 'int8', ...token, outliers: 0 }, 2)
+    expect(none[1]).toBe(scaled(6, 6))
   })
 })
