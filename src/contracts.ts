@@ -282,7 +282,7 @@ export type QuantizedLinear = CodedLinear | DenseLinear
 
 /** How a runtime quantizes what a linear reads. */
 export interface ActivationScheme {
-  readonly grid: 'int8' | 'fp8'
+  readonly grid: 'int4' | 'int8' | 'fp8' | 'nvfp4' | 'mxfp4' | 'mxfp8'
   readonly symmetric: boolean
   /** What shares a scale: a token's features, n of them, or all of the tensor. */
   readonly granularity: 'token' | 'tensor' | number

@@ -21,6 +21,30 @@ const signedValues = (bits: number, mantissaBits: number, bias: number, last: nu
 /** FP8 E4M3FN [256]: no infinity, 0x7F and 0xFF are NaN, largest 448. */
 export const e4m3Values = (): Float32Array => signedValues(8, 3, 7, 0x7e)
 
+const e4m3Codes = new Map(
+  [...e4m3Values()].flatMap((value, code) => (value >= 0 && code < 128 ? [[value, code] as const] : [])),
+)
+
+/** The byte of a value of FP8 E4M3, not negative. @throws Error for a number that is none (a bug of the caller) */
+export const e4m3Byte = (value: number): number => {
+  const code = e4m3Codes.get(value)
+  if (code === undefined) throw new Error(`${value} is no value of E4M3`)
+  return code
+}
+
+const word = new Uint32Array(1)
+const float = new Float32Array(word.buffer)
+
+/** The exponent byte of a power of two (E8M0). @throws Error for another number (a bug of the caller) */
+export const e8m0Byte = (value: number): number => {
+  float[0] = value
+  if ((word[0] & 0x807fffff) !== 0 || word[0] === 0) throw new Error(`${value} is no power of two that E8M0 holds`)
+  return word[0] >>> 23
+}
+
+/** 2^(byte − 127); NaN for 255. */
+export const e8m0Value = (byte: number): number => (byte === 255 ? Number.NaN : 2 ** (byte - 127))
+
 /** FP8 E5M2 [256]: its infinities (0x7C, 0xFC) are no values here, largest 57344. */
 export const e5m2Values = (): Float32Array => signedValues(8, 2, 15, 0x7b)
 

@@ -15,6 +15,7 @@ import { dynamicMap } from '../dtype/dynamic-map.ts'
 import { bnbFp4Levels, nf4Levels } from '../dtype/small-floats.ts'
 import { bnbConfig, type DeclaredBnb, declaredBnb } from './bnb-config.ts'
 import { type QuantState, quantStateBytes, quantStateText, readQuantState } from './bnb-state.ts'
+import { packHighFirst, unpackHighFirst } from './nibbles.ts'
 import {
   bytesOf,
   checkedPart,
@@ -36,13 +37,6 @@ const nestedBlock = 256
 const tableOf = (type: QuantState['type']): Float32Array => (type === 'nf4' ? nf4Levels : bnbFp4Levels)
 const typeOf = ({ grid }: Pick<LinearScheme, 'grid'>): QuantState['type'] => (grid === 'nf4' ? 'nf4' : 'fp4')
 const blockOf = ({ group, in: inputs }: LinearScheme): number => (typeof group === 'number' ? group : inputs)
-
-/** Two codes a byte, the even one in the high nibble. */
-const packNibbles = (codes: Uint8Array): Uint8Array =>
-  Uint8Array.from({ length: Math.ceil(codes.length / 2) }, (_, i) => (codes[2 * i] << 4) | (codes[2 * i + 1] ?? 0))
-
-const unpackNibbles = (bytes: Uint8Array, count: number): Uint8Array =>
-  Uint8Array.from({ length: count }, (_, i) => (i % 2 === 0 ? bytes[i >> 1] >> 4 : bytes[i >> 1] & 15))
 
 const int8Layout = ({ name, out, in: inputs }: LinearScheme): readonly TensorInfo[] => [
   tensorInfo(`${name}.weight`, 'I8', [out, inputs]),
@@ -88,7 +82,7 @@ const packFourBit = (scheme: LinearScheme, linear: CodedLinear, double: boolean)
   const type = typeOf(scheme)
   const state = { type, block: blockOf(scheme), dtype: scheme.dtype, shape: [scheme.out, scheme.in] as const }
   return withData(fourBitLayout(scheme, double), [
-    packNibbles(codes),
+    packHighFirst(codes),
     ...(nested && double ? [nested.codes] : [floatBytes(scales, 'F32')]),
     floatBytes(tableOf(type), 'F32'),
     ...(nested && double ? [floatBytes(nested.absmax, 'F32'), floatBytes(dynamicMap(), 'F32')] : []),
@@ -249,7 +243,7 @@ const unpackFourBit = (
     out: rows,
     in: columns,
     bits: 4,
-    codes: paddedTo(unpackNibbles(readBytes(weight, called), weights), rows * columns),
+    codes: paddedTo(unpackHighFirst(readBytes(weight, called), weights), rows * columns),
     ...readScales(name, tensors, blocks, state),
     zeros: none,
     biases: none,

@@ -3,12 +3,14 @@ import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { awq } from './awq.ts'
 import { bnb, bnbDouble } from './bnb.ts'
+import { compressedTensors } from './compressed-tensors.ts'
 import { gptq, gptqV2 } from './gptq.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
 export const formats = {
   gptq,
   'gptq:v2': gptqV2,
+  'compressed-tensors': compressedTensors,
   awq,
   bnb,
   'bnb:double': bnbDouble,

@@ -4,6 +4,7 @@
  */
 import type { NodeProto } from 'onnx-buf'
 import type { ActivationScheme } from '../../contracts.ts'
+import { QuantizeError } from '../../errors.ts'
 import { type Attribute, type Constant, float8, float16, node } from './onnx.ts'
 
 /** Largest magnitudes of FP8 E4M3 (OCP). */
@@ -117,6 +118,8 @@ export const quantizedInput = (
 ): QuantizedInput => {
   const b = builder(prefix)
   const { granularity, grid, dynamic, outliers } = scheme
+  if (grid !== 'int8' && grid !== 'fp8')
+    throw new QuantizeError('unsupported', `activations in ${grid} are not evaluated yet; int8 and fp8 are`)
   const halfRange = grid === 'fp8' ? fp8Largest : 127.5
   const done = (result: string): QuantizedInput => ({ nodes: b.nodes, constants: b.constants, result })
   if (outliers !== undefined) return done(outlierSplit(b, x, outliers, seqLen, width))
