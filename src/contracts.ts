@@ -371,6 +371,8 @@ export interface FormatFacts {
   /** Which of head and embedding it can hold quantized. */
   readonly head: boolean
   readonly embedding: boolean
+  /** All linears must have one scheme: its config has no place for others. */
+  readonly uniform?: boolean
   /** It stores values instead of codes. */
   readonly dense?: boolean
   /** It can declare how a runtime quantizes activations. */

@@ -7,6 +7,7 @@ import { readWeight } from './checkpoint/read-weight.ts'
 import type { AssembleFacts, Checkpoint, Configs, Stage } from './contracts.ts'
 import { convertRounding } from './convert-rounding.ts'
 import type { DecodedCheckpoint } from './decoded-checkpoint.ts'
+import { matrixOf } from './engine/kernel/panels.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
 import { createSpill } from './engine/ort/spill.ts'
@@ -24,6 +25,7 @@ import { type Output, openOutput } from './output.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
 import { createMeter, type Meter } from './progress-meter.ts'
 import { dequantize } from './quantize/dequantize.ts'
+import { absMaxOf } from './quantize/fit-tensor.ts'
 import { feedbackRounding, plainRounding, type StageRounding } from './quantize/stage-rounding.ts'
 import { buildReport } from './report/build.ts'
 import { parseReport, reportJson } from './report/json.ts'
@@ -51,6 +53,8 @@ interface Run {
   readonly temporary: string
   /** The output's JSON files, as its readers see them. */
   readonly outputConfigs: Configs
+  /** Largest weights under common scales, by the names of their linears. */
+  readonly largest: Map<string, number>
   /** By name. */
   readonly facts: Map<string, FinishedFacts>
 }
@@ -130,6 +134,7 @@ const fillFolder = async (
       meter: createMeter(plan, sample, progress),
       temporary: journal.temporary,
       outputConfigs: parseConfigs(configs),
+      largest: new Map(),
       facts: new Map(),
     }
     try {
@@ -223,6 +228,25 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
 const storedWeight = ({ plan, output, outputConfigs }: Run, linear: PlannedLinear): Float32Array =>
   dequantize(readStored(linear, plan.format, output.writer, outputConfigs))
 
+/** The largest weight of all linears under whose common scale this one stands; undefined where it stands alone. */
+const sharedLargest = async (
+  { plan, checkpoint, kernels, largest }: Run,
+  { sharedWith }: PlannedLinear,
+): Promise<number | undefined> => {
+  if (sharedWith.length === 0) return undefined
+  const key = sharedWith.join('\n')
+  if (!largest.has(key)) {
+    let most = 0
+    for (const { name, weight, scheme } of plan.linears.filter(({ name }) => sharedWith.includes(name))) {
+      const stored = checkpoint.tensors.get(weight.tensor)!
+      const source = plan.recipe.nonfinite === 'zero' ? finiteSource(stored).source : stored
+      most = Math.max(most, await absMaxOf(kernels, { ...matrixOf(source, scheme.out, scheme.in), name }))
+    }
+    largest.set(key, most)
+  }
+  return largest.get(key)
+}
+
 /** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds, if the meter keeps them. */
 const quantizeLinear = async (
   run: Run,
@@ -237,10 +261,12 @@ const quantizeLinear = async (
   const stored = checkpoint.tensors.get(linear.weight.tensor)!
   const zeroes = plan.recipe.nonfinite === 'zero'
   const finite = zeroes ? finiteSource(stored) : undefined // storing reads each weight once: there they are counted
+  const shared = await sharedLargest(run, linear)
   const { quantized, method, fallback } = await rounding.round(
     zeroes ? finiteSource(stored).source : stored,
     scheme,
     storage,
+    shared,
   )
   const { decoded, sha256, ...measured } = await storeLinear(
     kernels,

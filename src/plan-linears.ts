@@ -211,8 +211,8 @@ export const schemeOf = (
   }
 }
 
-/** What linears that a runtime fuses must agree on. */
-const sharedPart = ({ grid, bits, symmetric, group }: LinearScheme): string =>
+/** What linears that a runtime fuses must agree on, in words. */
+export const sharedPart = ({ grid, bits, symmetric, group }: LinearScheme): string =>
   `${bits} bits, grid ${grid}, ${symmetric ? 'symmetric' : 'asymmetric'}, group ${group}`
 
 /** Why a linear cannot have its scheme beside those with which a runtime fuses it; undefined when it can. */

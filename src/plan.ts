@@ -20,7 +20,15 @@ import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
 import { matchesGlob } from './glob.ts'
 import { dataFreeMethods } from './method/index.ts'
-import { type Candidate, candidatesOf, checkGlobs, fusionRefusal, leftOut, schemeOf } from './plan-linears.ts'
+import {
+  type Candidate,
+  candidatesOf,
+  checkGlobs,
+  fusionRefusal,
+  leftOut,
+  schemeOf,
+  sharedPart,
+} from './plan-linears.ts'
 import type { Recipe } from './recipe.ts'
 
 /** One linear that will be quantized. */
@@ -235,6 +243,7 @@ const chooseLinears = (
     if (reason) refuse(candidate, reason)
     schemes.set(name, reason ? undefined : scheme)
   }
+  const first = [...schemes.values()].find(scheme => scheme !== undefined)!
   const linears = candidates.flatMap((candidate): PlannedLinear[] => {
     const { name, weight } = candidate.linear
     const scheme = schemes.get(name)
@@ -242,6 +251,13 @@ const chooseLinears = (
     const reason = format.facts.fuses ? fusionRefusal(candidate, schemes) : undefined
     if (reason) refuse(candidate, reason)
     if (reason) return []
+    if (format.facts.uniform && sharedPart(scheme) !== sharedPart(first)) {
+      refuse(
+        candidate,
+        `format ${format.name} has one scheme for all linears: ${sharedPart(first)}, not ${sharedPart(scheme)}`,
+      )
+      return []
+    }
     const storage = format.storage(scheme)
     const sharedWith = storage.second === 'global' ? candidate.shares : []
     return [{ name, weight, scheme, storage, sharedWith, tensors: format.layout(scheme) }]

@@ -231,6 +231,7 @@ export const awq: Format = {
     head: true,
     embedding: false,
     fuses: true,
+    uniform: true,
   },
   storage: () => ({ decode: 'affine', scaleDtype: 'F16', zeroRange: [0, 15] }),
   refuses,

@@ -4,6 +4,7 @@ import { printable } from '../io/printable.ts'
 import { awq } from './awq.ts'
 import { bnb, bnbDouble } from './bnb.ts'
 import { compressedTensors } from './compressed-tensors.ts'
+import { fp8 } from './fp8.ts'
 import { gptq, gptqV2 } from './gptq.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
@@ -11,6 +12,7 @@ export const formats = {
   gptq,
   'gptq:v2': gptqV2,
   'compressed-tensors': compressedTensors,
+  fp8,
   awq,
   bnb,
   'bnb:double': bnbDouble,

@@ -36,7 +36,7 @@ export const methods: Readonly<Record<MethodName, Method>> = {
     actOrder: 'none',
     damp: 0,
     needs: [],
-    format: { symmetric: 'gptq', asymmetric: 'gptq:v2' },
+    format: { symmetric: 'compressed-tensors', asymmetric: 'compressed-tensors' },
   },
   /** Frantar et al. 2023 (arXiv 2210.17323), true sequential, columns in static activation order. */
   gptq: {

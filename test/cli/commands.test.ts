@@ -72,7 +72,7 @@ describe('inspect', () => {
     const output = join(folder, 'inspected')
     const { totals } = await quantizeTo(output, tinyLlama, ...rtn)
     const { quantization } = JSON.parse((await run('inspect', output, '--json')).stdout)
-    expect(quantization).toMatchObject({ format: 'gptq', linears: 28, weights: 786_432 })
+    expect(quantization).toMatchObject({ format: 'compressed-tensors', linears: 28, weights: 786_432 })
     expect(quantization.bitsPerWeight).toBeCloseTo(totals.bitsPerWeight, 10)
     expect(quantization.schemes).toEqual([{ grid: 'int', bits: 4, symmetric: true, group: '64', linears: 28 }])
   })
