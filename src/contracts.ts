@@ -242,7 +242,7 @@ export interface NestedScales {
 }
 
 /**
- * Codes and parameters of one linear. `dequantize` (quantize/dequantize.ts) is the one definition of what they mean. Formats that run
+ * Codes and parameters of one linear. `dequantize` (dequantize.ts) is the one definition of what they mean. Formats that run
  * their blocks over the flattened weight may give it as the matrix [out · in / block, block], one group a row: the values have the same order.
  */
 export interface CodedLinear {

@@ -1,9 +1,9 @@
 /** A quantized checkpoint seen as a plain one: `<module>.weight` in float32 instead of codes and scales. */
 import type { Checkpoint, Configs, QuantizedLinear, TensorSource } from './contracts.ts'
+import { dequantize } from './dequantize.ts'
 import { type DetectedFormat, detectFormat } from './format/index.ts'
 import { ownerOf } from './format/owner.ts'
 import { multiply } from './io/size.ts'
-import { dequantize } from './quantize/dequantize.ts'
 
 export interface DecodedCheckpoint extends Checkpoint {
   readonly format: DetectedFormat['format']

@@ -1,7 +1,7 @@
 /** The same values in another format's storage, without rounding anything: what `convert` does where the grids match. */
 import type { CodedLinear, LinearScheme, QuantizedLinear, Storage, WeightDtype } from './contracts.ts'
+import { dequantize } from './dequantize.ts'
 import { fromFloat32, toFloat32 } from './dtype/convert.ts'
-import { dequantize } from './quantize/dequantize.ts'
 import { roundScale, scaleDtypes } from './quantize/storage.ts'
 
 const none = new Float32Array(0)

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { CodedLinear, LinearScheme, Storage } from '../src/contracts.ts'
-import { dequantize } from '../src/quantize/dequantize.ts'
+import { dequantize } from '../src/dequantize.ts'
 import { repack } from '../src/repack.ts'
 import { type LinearSpec, linearSpecs, randomLinear, schemeOf } from './format/linears.ts'
 

@@ -2,13 +2,13 @@ import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
 import { readConfigs } from '../checkpoint/read-json.ts'
 import { readWeight } from '../checkpoint/read-weight.ts'
 import type { Checkpoint, Configs, Model } from '../contracts.ts'
+import { dequantize } from '../dequantize.ts'
 import type { ReadWeight } from '../engine/ort/activations.ts'
 import { QuantizeError } from '../errors.ts'
 import { configFiles, type DetectedFormat, detectFormat, formatNames } from '../format/index.ts'
 import type { Files } from '../io/files.ts'
 import { shown } from '../model/config.ts'
 import { buildModel } from '../model/graph.ts'
-import { dequantize } from '../quantize/dequantize.ts'
 
 /** A model as it lies on disk, plain or quantized. */
 export interface LoadedModel {

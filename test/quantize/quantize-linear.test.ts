@@ -1,8 +1,8 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import type { ActOrder, ClipName, CodedLinear } from '../../src/contracts.ts'
+import { dequantize } from '../../src/dequantize.ts'
 import { createKernels, type Kernels } from '../../src/engine/kernel/pool.ts'
 import { actOrder as byActivity } from '../../src/quantize/act-order.ts'
-import { dequantize } from '../../src/quantize/dequantize.ts'
 import {
   byKernels,
   byReference,

@@ -1,7 +1,7 @@
 /** Decodes a linear's codes and compares them with the weights that they stand for, on all threads. */
 import type { CodedLinear, DenseLinear, QuantizedLinear } from '../../contracts.ts'
+import { groupRuns } from '../../dequantize.ts'
 import { toFloat32 } from '../../dtype/convert.ts'
-import { groupRuns } from '../../quantize/dequantize.ts'
 import { forEachChunk } from './chunks.ts'
 import { allocateAll, freeAll, type Region } from './heap.ts'
 import { type DecodeRecord, decodeRecordBytes, writeDecodeRecord } from './layout.ts'

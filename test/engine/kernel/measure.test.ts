@@ -1,11 +1,11 @@
 import fc from 'fast-check'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import type { Bits, CodedLinear } from '../../../src/contracts.ts'
+import { dequantize } from '../../../src/dequantize.ts'
 import { fromFloat32, toFloat32 } from '../../../src/dtype/convert.ts'
 import { measureRows, type Values } from '../../../src/engine/kernel/measure.ts'
 import type { Matrix, PanelDtype } from '../../../src/engine/kernel/panels.ts'
 import { createKernels } from '../../../src/engine/kernel/pool.ts'
-import { dequantize } from '../../../src/quantize/dequantize.ts'
 import { uniform } from '../../helpers/linears.ts'
 
 const pools = await Promise.all([1, 2, 4].map(createKernels))

@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { ActOrder, Bits } from '../../src/contracts.ts'
-import { dequantize } from '../../src/quantize/dequantize.ts'
-import { randomLinear } from '../format/linears.ts'
+import type { ActOrder, Bits } from '../src/contracts.ts'
+import { dequantize } from '../src/dequantize.ts'
+import { randomLinear } from './format/linears.ts'
 
 const linears = fc
   .record({

@@ -1,4 +1,4 @@
-import type { CodedLinear, QuantizedLinear } from '../contracts.ts'
+import type { CodedLinear, QuantizedLinear } from './contracts.ts'
 
 /** Runs of columns of one group, covering all columns. */
 export const groupRuns = (groupOf: Int32Array): readonly (readonly [length: number, group: number])[] => {
