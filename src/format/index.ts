@@ -6,6 +6,7 @@ import { bnb, bnbDouble } from './bnb.ts'
 import { compressedTensors } from './compressed-tensors.ts'
 import { fp8 } from './fp8.ts'
 import { gptq, gptqV2 } from './gptq.ts'
+import { safetensors, safetensorsBf16, safetensorsF16, safetensorsF32 } from './safetensors.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
 export const formats = {
@@ -16,6 +17,10 @@ export const formats = {
   awq,
   bnb,
   'bnb:double': bnbDouble,
+  safetensors,
+  'safetensors:bf16': safetensorsBf16,
+  'safetensors:f16': safetensorsF16,
+  'safetensors:f32': safetensorsF32,
 } satisfies Readonly<Record<string, Format>>
 
 export type FormatName = keyof typeof formats

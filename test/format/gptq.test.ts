@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { Bits, CodedLinear, Format, StoredTensor } from '../../src/contracts.ts'
 import { QuantizeError } from '../../src/errors.ts'
-import { detectFormat, formatNamed, formats } from '../../src/format/index.ts'
+import { detectFormat, formatNamed, formatNames, formats } from '../../src/format/index.ts'
 import { codedOf, hexWords, infoMap, linearSpecs, lookupIn, randomLinear, schemeFor, schemeOf } from './linears.ts'
 
 const both: [string, Format][] = [
@@ -180,9 +180,9 @@ describe('warnings', () => {
 
 it('formatNamed and detectFormat know what there is', () => {
   expect(formatNamed('gptq:v2').name).toBe('gptq:v2')
-  for (const name of ['awq', '', 'toString', '__proto__'])
+  for (const name of ['ggptq', '', 'toString', '__proto__'])
     expect(() => formatNamed(name)).toThrow(
-      new QuantizeError('bad-option', `--format ${name} is not known; known: gptq, gptq:v2`),
+      new QuantizeError('bad-option', `--format ${name} is not known; known: ${formatNames.join(', ')}`),
     )
   const stored = infoMap(formats['gptq:v2'].pack(schemeFor('m', withZeros(4, 8)), withZeros(4, 8)))
   const config = { quantization_config: { quant_method: 'gptq', bits: 4, group_size: -1, format: 'gptq_v2' } }

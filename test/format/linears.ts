@@ -25,7 +25,7 @@ export interface LinearSpec {
 }
 
 /** Uniform in [0, 1), the same everywhere (mulberry32). */
-const generator = (seed: number) => {
+export const generator = (seed: number) => {
   let state = seed
   return () => {
     state = (state + 0x6d2b79f5) | 0
