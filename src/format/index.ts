@@ -3,6 +3,7 @@ import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { awq } from './awq.ts'
 import { bnb, bnbDouble } from './bnb.ts'
+import { codebook } from './codebook.ts'
 import { compressedTensors } from './compressed-tensors.ts'
 import { fp8 } from './fp8.ts'
 import { gptq, gptqV2 } from './gptq.ts'
@@ -21,6 +22,7 @@ export const formats = {
   'safetensors:bf16': safetensorsBf16,
   'safetensors:f16': safetensorsF16,
   'safetensors:f32': safetensorsF32,
+  codebook,
 } satisfies Readonly<Record<string, Format>>
 
 export type FormatName = keyof typeof formats
