@@ -14,6 +14,7 @@ import { type ErrorCode, QuantizeError } from '../../src/errors.ts'
 import { codebook } from '../../src/format/codebook.ts'
 import { groupRunsOf } from '../../src/format/codebook-layout.ts'
 import { detectFormat } from '../../src/format/index.ts'
+import { jsonNear } from '../fuzz/json-tree.ts'
 import { anyLinear, linearOf } from './any-linear.ts'
 import { hexWords, infoMap, lookupIn } from './linears.ts'
 
@@ -259,6 +260,51 @@ describe('a malformed config is an error that names the field', () => {
     )
     expectFailure(() => codebook.unpack('m', lookupIn(stored), {}), 'bad-input', /m: the config declares/)
   })
+})
+
+it('a config near a sound one is read, or refused in one line', () => {
+  const asymmetric: LinearScheme = { ...scheme, name: 'n', grid: 'int', bits: 3, symmetric: false, group: 'tensor' }
+  const all = [scheme, { ...asymmetric, groups: 1 }, { ...scheme, name: 'o', grid: 'nvfp4' as const }]
+  const stored = all.flatMap((each, i) => codebook.pack(each, linearOf(each, i)))
+  const words = [
+    'codebook',
+    'version',
+    'schemes',
+    'linears',
+    'group',
+    'block',
+    'tensor',
+    'int',
+    'mxfp8',
+    'g_idx',
+    'name',
+    'm',
+  ]
+  const outcomes = { read: 0, refused: 0 }
+  fc.assert(
+    fc.property(jsonNear([configsOf(...all)['config.json']], words), bytes => {
+      let config: unknown
+      try {
+        config = JSON.parse(Buffer.from(bytes).toString())
+      } catch {
+        return
+      }
+      try {
+        const linears = codebook.detect(infoMap(stored), { 'config.json': config })
+        for (const name of linears?.keys() ?? []) {
+          const values = dequantize(codebook.unpack(name, lookupIn(stored), { 'config.json': config }))
+          expect(values.every(Number.isFinite)).toBe(true)
+        }
+        outcomes.read++
+      } catch (error) {
+        expect(error).toBeInstanceOf(QuantizeError)
+        expect((error as Error).message).not.toMatch(/\n/)
+        outcomes.refused++
+      }
+    }),
+    { numRuns: 2000 },
+  )
+  expect(Math.min(outcomes.read, outcomes.refused)).toBeGreaterThan(100)
 })
 
 describe('damaged tensors', () => {
