@@ -1,4 +1,12 @@
-import type { ConvertOptions, EvalOptions, InspectOptions, QuantizeOptions, VerifyOptions } from './parse.ts'
+import type {
+  CompareOptions,
+  ConvertOptions,
+  EvalOptions,
+  FormatsOptions,
+  InspectOptions,
+  QuantizeOptions,
+  VerifyOptions,
+} from './parse.ts'
 import type { Ui } from './ui.ts'
 
 /**
@@ -11,4 +19,6 @@ export interface Commands {
   inspect(options: InspectOptions, ui: Ui): Promise<void>
   eval(options: EvalOptions, ui: Ui): Promise<void>
   verify(options: VerifyOptions, ui: Ui): Promise<void>
+  compare(options: CompareOptions, ui: Ui): Promise<void>
+  formats(options: FormatsOptions, ui: Ui): Promise<void>
 }

@@ -2,6 +2,7 @@
 import { exitTable } from './exits.ts'
 import {
   type CommandName,
+  type CommandSpec,
   commandNames,
   commandTable,
   type OptionSpec,
@@ -22,6 +23,8 @@ export const examples: readonly (readonly [command: string, does: string])[] = [
   ['quantize my-model --bits 4 --dry-run --json', 'the plan alone, for a script'],
   ['quantize my-model --wbits 4 --group_size 128 --desc_act --nsamples 256', "other tools' spellings"],
   ['quantize inspect my-model-8bit --json', 'what a checkpoint holds'],
+  ['quantize compare my-model my-model-8bit --tolerance 0.01', 'whether any weight moved by more than that'],
+  ['quantize formats', 'what can be written, and who loads it'],
   ['quantize verify my-model-8bit --source my-model', 'whether it is still what its report says'],
   [
     'quantize eval my-model-gptq-4bit-g128 --text held-out.txt --reference my-model',
@@ -46,12 +49,17 @@ const optionRow = (spec: OptionSpec<unknown>, command: CommandName): readonly st
   ...(command === 'quantize' ? [usedBy(spec)?.join(', ') ?? 'all'] : []),
 ]
 
+const operandsText = (operands: readonly string[], argument: string): string =>
+  operands.length === 0
+    ? ''
+    : `${operands.map(name => code(`<${name}>`)).join(' and ')} ${operands.length === 1 ? 'is' : 'are each'} ${argument}.`
+
 const commandSection = (name: CommandName): string => {
-  const { usage, summary, argument, options } = commandTable[name]
+  const { usage, summary, operands, argument, options }: CommandSpec = commandTable[name]
   const head = ['option', 'meaning', 'default', 'other spellings', ...(name === 'quantize' ? ['methods'] : [])]
   return [
     `## \`quantize ${usage}\``,
-    `${summary[0].toUpperCase()}${summary.slice(1)}. \`<model>\` is ${argument}.`,
+    [`${summary[0].toUpperCase()}${summary.slice(1)}.`, operandsText(operands, argument)].join(' ').trim(),
     table(
       head,
       options.map(key => optionRow(optionSpec(key), name)),
@@ -74,7 +82,7 @@ export const cliDocs = (): string =>
     '## Spellings that stand for an option with its value',
     table(['spelling', 'means'], shorthandRows),
     '## Output',
-    'stdout carries data: with `--json` exactly one document; without it the tables of `inspect` and `eval`. stderr carries text for people: progress, the plan and the table of a run, warnings, errors. On a terminal progress is one bar with the time left, elsewhere plain lines. Colours need a terminal and no `NO_COLOR`.',
+    'stdout carries data: with `--json` exactly one document; without it the tables of `inspect`, `eval`, `compare` and `formats`. stderr carries text for people: progress, the plan and the table of a run, warnings, errors. On a terminal progress is one bar with the time left, elsewhere plain lines. Colours need a terminal and no `NO_COLOR`.',
     'An error is one line, `error: …`; `--verbose` adds the stack. With `--json` stdout then holds `{"error": {"code", "message", "exitCode"}}`, unless the document of the command was already written: with a failed gate it was.',
     'The first Ctrl-C (or SIGTERM) stops after the linear under way, the second at once. A failed or interrupted run leaves nothing under the name of its output; what it had finished stays in `<output>.partial`, and the same command goes on from there, to the same bytes. It refuses when the model, the text, the options or the version are not the same, and names what changed; `--no-resume` starts over.',
     '## Exit codes',

@@ -9,7 +9,7 @@ export const signalExitCodes = { SIGINT: 130, SIGTERM: 143 } as const
 export type SignalName = keyof typeof signalExitCodes
 
 const failures: Readonly<Record<ErrorCode, string>> = {
-  gate: 'a gate failed: the work is done and written, but a limit that was asked for (`--strict`) does not hold',
+  gate: 'a gate failed: the work is done and written, but a limit that was asked for (`--strict`, `--tolerance`) does not hold',
   'bad-option': 'usage: an unknown, contradictory or unused option, or a value out of range',
   'bad-input': 'a bad input file: missing, damaged, or too little calibration text',
   unsupported:

@@ -8,6 +8,7 @@ import { gridNames, gridPresets } from '../method/grids.ts'
 import { type Method, type MethodName, methods } from '../method/index.ts'
 import { defaults, type Override } from '../recipe.ts'
 import {
+  amount,
   calibrationText,
   codeBits,
   either,
@@ -265,6 +266,11 @@ export const optionTable = {
     flag: 'reference',
     help: 'also compare with this model: mean KL divergence and top-1 agreement',
   }),
+  tolerance: optional(amount, 'none: exit with 0', {
+    flag: 'tolerance',
+    aliases: ['atol'],
+    help: 'exit with 1 if a value of b differs from that of a by more than this, absolutely, or a tensor is missing; 0: all must be equal',
+  }),
   threads: optional(wholeNumber(1, 1024), 'all cores', {
     flag: 'threads',
     aliases: ['num-threads', 'nthreads'],
@@ -298,6 +304,7 @@ export type OptionKey = keyof typeof optionTable
 export const commandTable = {
   quantize: {
     usage: '<model> [options]',
+    operands: ['model'],
     summary: 'quantize a checkpoint',
     argument: 'a .safetensors file, or a folder that holds one model',
     options: [
@@ -321,6 +328,7 @@ export const commandTable = {
   },
   convert: {
     usage: 'convert <model> [options]',
+    operands: ['model'],
     summary: 'decode a quantized checkpoint, or store the same codes in another format',
     argument: 'a quantized checkpoint: a folder, or a .safetensors file',
     options: [
@@ -330,27 +338,48 @@ export const commandTable = {
   },
   inspect: {
     usage: 'inspect <model> [options]',
+    operands: ['model'],
     summary: 'tensors, dtypes, sizes, and what it is quantized with; reads no tensor data',
     argument: 'a .safetensors file or a folder, quantized or not',
     options: ['json', 'verbose'],
   },
   eval: {
     usage: 'eval <model> --text <file> [options]',
+    operands: ['model'],
     summary: 'perplexity of a text, and how near a reference model is',
     argument: 'a folder, quantized or not',
     options: ['text', 'seqLen', 'windows', 'reference', 'threads', 'json', 'quiet', 'verbose'],
   },
   verify: {
     usage: 'verify <output> [options]',
+    operands: ['model'],
     summary: 'read an output again: hashes of its files and, with --source, the errors of its report',
     argument: 'a folder that quantize wrote',
     options: ['source', 'threads', 'json', 'verbose'],
+  },
+  compare: {
+    usage: 'compare <a> <b> [options]',
+    operands: ['a', 'b'],
+    summary:
+      'two checkpoints tensor by tensor: SQNR, largest error and cosine of b against a, quantized weights decoded',
+    argument: 'a .safetensors file or a folder, quantized or not',
+    options: ['tolerance', 'json', 'quiet', 'verbose'],
+  },
+  formats: {
+    usage: 'formats [options]',
+    operands: [],
+    summary: 'the formats that are written and read: grids, bits, groups, and who loads them',
+    argument: '',
+    options: ['json', 'verbose'],
   },
 } as const satisfies Record<string, CommandSpec>
 
 export interface CommandSpec {
   readonly usage: string
+  /** Names of the checkpoints that follow the command. */
+  readonly operands: readonly string[]
   readonly summary: string
+  /** What an operand is. */
   readonly argument: string
   readonly options: readonly OptionKey[]
 }
@@ -398,6 +427,11 @@ type ValueOf<S> = S extends OptionSpec<infer T> ? T : never
 /** The values of a command's options: complete, checked; undefined only where the table has no default. */
 export type OptionsOf<C extends CommandName> = {
   readonly [K in (typeof commandTable)[C]['options'][number]]: ValueOf<(typeof optionTable)[K]>
+}
+
+/** The operands of a command, by name. */
+export type OperandsOf<C extends CommandName> = {
+  readonly [K in (typeof commandTable)[C]['operands'][number]]: string
 }
 
 /** An option of the table by its key, seen without its type. */

@@ -9,6 +9,7 @@ import {
   commandNames,
   commandTable,
   idleReason,
+  type OperandsOf,
   type OptionKey,
   type OptionsOf,
   optionSpec,
@@ -17,16 +18,19 @@ import {
 import { attributeOf, makeCommand } from './program.ts'
 
 interface Asked {
-  readonly model: string
   /** Keys of the options that the user gave; the rest are defaults. */
   readonly explicit: ReadonlySet<OptionKey>
 }
 
-export type QuantizeOptions = Asked & OptionsOf<'quantize'>
-export type ConvertOptions = Asked & OptionsOf<'convert'>
-export type InspectOptions = Asked & OptionsOf<'inspect'>
-export type EvalOptions = Asked & OptionsOf<'eval'>
-export type VerifyOptions = Asked & OptionsOf<'verify'>
+type Given<C extends CommandName> = Asked & OperandsOf<C> & OptionsOf<C>
+
+export type QuantizeOptions = Given<'quantize'>
+export type ConvertOptions = Given<'convert'>
+export type InspectOptions = Given<'inspect'>
+export type EvalOptions = Given<'eval'>
+export type VerifyOptions = Given<'verify'>
+export type CompareOptions = Given<'compare'>
+export type FormatsOptions = Given<'formats'>
 
 /** A command with its options. */
 export type Job =
@@ -35,6 +39,8 @@ export type Job =
   | { readonly command: 'inspect'; readonly options: InspectOptions }
   | { readonly command: 'eval'; readonly options: EvalOptions }
   | { readonly command: 'verify'; readonly options: VerifyOptions }
+  | { readonly command: 'compare'; readonly options: CompareOptions }
+  | { readonly command: 'formats'; readonly options: FormatsOptions }
 
 export type Parsed = Job | { readonly command: 'help'; readonly topic: CommandName } | { readonly command: 'version' }
 
@@ -47,24 +53,37 @@ const usage = (message: string): QuantizeError => new QuantizeError('bad-option'
 export function parse(args: readonly string[]): Parsed {
   const { command, options, operands, wants } = normaliseArguments(args)
   if (wants) return wants === 'version' ? { command: 'version' } : { command: 'help', topic: command }
-  const model = theModel(command, operands)
-  const { values, explicit } = readOptions(command, [...options, '--', model])
+  const models = theModels(command, operands)
+  const { values, explicit } = readOptions(command, [...options, '--', ...Object.values(models)])
   if (explicit.has('quiet') && explicit.has('verbose'))
     throw usage('--quiet and --verbose contradict each other; give one')
   // `values` was filled from the same table that OptionsOf is derived from.
-  const job = { command, options: { model, explicit, ...values } } as unknown as Job
+  const job = { command, options: { ...models, explicit, ...values } } as unknown as Job
   if (job.command === 'quantize') checkUse(job.options)
   return job
 }
 
-const theModel = (command: CommandName, operands: readonly string[]): string => {
-  const [model, excess] = operands
-  if (!model) throw usage(`no model given; ${usageOf(command)}, or quantize --help`)
-  if (excess !== undefined) {
-    const meant = command === 'quantize' ? nearestName(model, commandNames) : undefined
-    const hint = meant ? `${model} is not a command (the nearest is ${meant})` : `what is ${excess}?`
-    throw usage(`one model is taken, and ${operands.length} arguments were given: ${hint}; ${usageOf(command)}`)
+const taken = ['no model is', 'one model is', 'two models are']
+
+/** The operands by name. */
+const theModels = (command: CommandName, operands: readonly string[]): Readonly<Record<string, string>> => {
+  const names: readonly string[] = commandTable[command].operands
+  const missing = names.find((_, i) => !operands[i])
+  if (missing !== undefined) {
+    const what = names.length === 1 ? 'no model' : `no <${missing}>`
+    throw usage(`${what} given; ${usageOf(command)}, or quantize --help`)
   }
+  if (operands.length > names.length) {
+    const meant = command === 'quantize' ? nearestName(operands[0], commandNames) : undefined
+    const excess = operands[names.length]
+    const hint = meant ? `${operands[0]} is not a command (the nearest is ${meant})` : `what is ${excess}?`
+    const given = operands.length === 1 ? '1 argument was' : `${operands.length} arguments were`
+    throw usage(`${taken[names.length]} taken, and ${given} given: ${hint}; ${usageOf(command)}`)
+  }
+  return Object.fromEntries(names.map((name, i) => [name, checkedModel(operands[i])]))
+}
+
+const checkedModel = (model: string): string => {
   if (model === '-')
     throw new QuantizeError('unsupported', '-: a model is not read from stdin yet; name a file or folder')
   if (/^hf:/i.test(model)) {

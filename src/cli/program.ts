@@ -2,9 +2,9 @@
 import { Argument, Command, Option } from 'commander'
 import {
   type CommandName,
+  type CommandSpec,
   commandNames,
   commandTable,
-  type OptionKey,
   type OptionSpec,
   optionSpec,
   usedBy,
@@ -54,19 +54,18 @@ const moreHelp = (command: CommandName): string =>
 
 /** @param columns width to wrap the help to */
 export const makeCommand = (name: CommandName, columns = 100): Command => {
-  const { usage, summary, argument, options } = commandTable[name]
+  const { usage, summary, operands, argument, options }: CommandSpec = commandTable[name]
   const command = new Command('quantize')
     .usage(usage)
     .description(summary)
-    .addArgument(new Argument('<model>', argument))
     .allowExcessArguments(false)
     .exitOverride()
     .configureOutput({ writeOut: () => {}, writeErr: () => {} })
     .configureHelp({ helpWidth: Math.max(60, columns) })
     .helpOption('-h, --help', 'show this help')
     .addHelpText('after', moreHelp(name))
-  for (const key of options as readonly OptionKey[])
-    for (const option of makeOptions(optionSpec(key), name)) command.addOption(option)
+  for (const operand of operands) command.addArgument(new Argument(`<${operand}>`, argument))
+  for (const key of options) for (const option of makeOptions(optionSpec(key), name)) command.addOption(option)
   return command.addOption(new Option('-V, --version', 'print the version'))
 }
 

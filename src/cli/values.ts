@@ -41,6 +41,17 @@ export const fraction: ValueKind<number> = {
   },
 }
 
+/** A number of at least 0. */
+export const amount: ValueKind<number> = {
+  shown: '<number>',
+  parse(text, flag) {
+    const needed = 'a number of at least 0, such as 0.001 or 1e-3,'
+    const value = /^-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : refuse(flag, text, needed)
+    if (!(value >= 0 && Number.isFinite(value))) refuse(flag, text, needed, value < 0 ? 0 : undefined)
+    return value
+  },
+}
+
 /** One of a few names; upper case is lower case and `-` is `_`. */
 export const oneOf = <T extends string>(...known: readonly T[]): ValueKind<T> => ({
   shown: `<${known.join('|')}>`,

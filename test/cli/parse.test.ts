@@ -246,6 +246,14 @@ describe('refusals', () => {
     ['m q4_k_m', 'what is q4_k_m?; usage: quantize <model> [options]'],
     ['inspect', 'no model given; usage: quantize inspect <model>'],
     ['inspect a b', 'one model is taken, and 2 arguments were given'],
+    ['compare', 'no <a> given; usage: quantize compare <a> <b> [options]'],
+    ['compare m', 'no <b> given; usage: quantize compare <a> <b> [options]'],
+    ['compare m m m', 'two models are taken, and 3 arguments were given: what is m?'],
+    ['compare m m --tolerance -1', '--tolerance -1: a number of at least 0, such as 0.001 or 1e-3, is needed'],
+    ['compare m m --tolerance 1e999', '--tolerance 1e999: a number of at least 0'],
+    ['compare m m --atol x', '--tolerance x: a number of at least 0'],
+    ['compare m m --threads 2', '--threads is an option of quantizing, not of quantize compare'],
+    ['formats m', 'no model is taken, and 1 argument was given: what is m?; usage: quantize formats [options]'],
     ['inspect m --bits 4', '--bits is an option of quantizing, not of quantize inspect'],
     ['inspect m --quiet', '--quiet is an option of quantizing, not of quantize inspect'],
     ['m --windows 3', '--windows is an option of quantize eval, not of quantizing'],
@@ -258,9 +266,10 @@ describe('refusals', () => {
     expect(said).not.toContain('\n')
   })
 
-  it.each([['-'], ['hf:owner/name']])('%s as the model is not there yet', model =>
-    expect(refusal([model]).code).toBe('unsupported'),
-  )
+  it.each([['-'], ['hf:owner/name']])('%s as the model is not there yet', model => {
+    expect(refusal([model]).code).toBe('unsupported')
+    expect(refusal(['compare', 'm', model]).code).toBe('unsupported')
+  })
   it('nor is stdout as the output', () => expect(refusal(['m', '-o', '-']).code).toBe('unsupported'))
   it('an empty model is no model', () => expect(refusal(['']).code).toBe('bad-option'))
 
@@ -274,7 +283,9 @@ describe('refusals', () => {
       fc.property(fc.array(word, { maxLength: 6 }), args => {
         try {
           const parsed = parse(args)
-          if ('options' in parsed) expect(parsed.options.model).not.toBe('')
+          if (!('options' in parsed)) return
+          for (const operand of commandTable[parsed.command].operands)
+            expect(parsed.options).toHaveProperty(operand, expect.stringMatching(/./s))
         } catch (error) {
           expect(error).toBeInstanceOf(QuantizeError)
         }

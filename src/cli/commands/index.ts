@@ -1,8 +1,18 @@
 import type { Commands } from '../commands.ts'
+import { compare } from './compare.ts'
 import { convert } from './convert.ts'
 import { evalModel } from './eval.ts'
+import { listFormats } from './formats.ts'
 import { inspect } from './inspect.ts'
 import { quantize } from './quantize.ts'
 import { verifyOutput } from './verify.ts'
 
-export const commands: Commands = { quantize, convert, inspect, eval: evalModel, verify: verifyOutput }
+export const commands: Commands = {
+  quantize,
+  convert,
+  inspect,
+  eval: evalModel,
+  verify: verifyOutput,
+  compare,
+  formats: listFormats,
+}
