@@ -13,7 +13,7 @@ const formatVersion = 1
 const size = z.int().positive()
 
 const activationsSchema = z.strictObject({
-  grid: z.enum(['int8', 'fp8']),
+  grid: z.enum(['int4', 'int8', 'fp8', 'nvfp4', 'mxfp4', 'mxfp8']),
   symmetric: z.boolean(),
   granularity: z.union([z.literal('token'), z.literal('tensor'), size]),
   dynamic: z.boolean(),

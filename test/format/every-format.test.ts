@@ -12,11 +12,11 @@ import type {
   LinearScheme,
   StoredTensor,
 } from '../../src/contracts.ts'
+import { dequantize } from '../../src/dequantize.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { formats } from '../../src/format/index.ts'
 import { gridPresets } from '../../src/method/grids.ts'
 import { clips } from '../../src/quantize/clip/index.ts'
-import { dequantize } from '../../src/quantize/dequantize.ts'
 import { gridNamed } from '../../src/quantize/grid/index.ts'
 import { quantizeReference } from '../../src/quantize/reference.ts'
 import { randomWeights } from '../helpers/linears.ts'
