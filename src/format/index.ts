@@ -8,6 +8,9 @@ import { compressedTensors } from './compressed-tensors.ts'
 import { fp8 } from './fp8.ts'
 import { gptq, gptqV2 } from './gptq.ts'
 import { safetensors, safetensorsBf16, safetensorsF16, safetensorsF32 } from './safetensors.ts'
+import { hqq } from './hqq.ts'
+import { mlx } from './mlx.ts'
+import { quanto } from './quanto.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
 export const formats = {
@@ -23,6 +26,9 @@ export const formats = {
   'safetensors:f16': safetensorsF16,
   'safetensors:f32': safetensorsF32,
   codebook,
+  hqq,
+  quanto,
+  mlx,
 } satisfies Readonly<Record<string, Format>>
 
 export type FormatName = keyof typeof formats
