@@ -7,10 +7,10 @@ import { codebook } from './codebook.ts'
 import { compressedTensors } from './compressed-tensors.ts'
 import { fp8 } from './fp8.ts'
 import { gptq, gptqV2 } from './gptq.ts'
-import { safetensors, safetensorsBf16, safetensorsF16, safetensorsF32 } from './safetensors.ts'
 import { hqq } from './hqq.ts'
 import { mlx } from './mlx.ts'
 import { quanto } from './quanto.ts'
+import { safetensors, safetensorsBf16, safetensorsF16, safetensorsF32 } from './safetensors.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
 export const formats = {

@@ -15,7 +15,7 @@ import { unpackLines, wordsFor } from './bits.ts'
 import { fieldOf, isObject } from './config-fields.ts'
 import { declaredMlx } from './mlx-config.ts'
 import { type MlxEntry, modes } from './mlx-modes.ts'
-import { scaleValues } from './scale-bytes.ts'
+import { scalesFrom } from './scale-bytes.ts'
 import { checkStored, damaged, groupRunsOf, none, partOf, readBytes, readFloats, readWords, roleOf } from './stored.ts'
 
 const called = 'MLX'
@@ -104,7 +104,7 @@ export const detectMlx = (
 const readScales = ({ scales, entry }: Parts<TensorSource>): Float32Array => {
   const { scale } = modes[entry.mode]
   if (!scale) return readFloats(scales, called)
-  const values = scaleValues(readBytes(scales, called), scale)
+  const values = scalesFrom(readBytes(scales, called), scale)
   if (values.some(Number.isNaN)) throw damaged(scales, 'holds a NaN', called)
   return values
 }

@@ -36,7 +36,7 @@ const refuses = (scheme: LinearScheme): string | undefined => {
   const mode = modes[name]
   if (!mode.bits.includes(bits)) return `MLX has codes of ${mode.bits.join(', ')} bits, not of ${bits}`
   if (actOrder === 'g_idx') return 'MLX keeps groups in the order of the inputs; use --act-order static'
-  const size = group === 'block' ? 0 : groupOf(scheme)
+  const size = group === 'block' || group === 'tensor' ? 0 : groupOf(scheme)
   if (!mode.groups.includes(size))
     return `MLX has groups of ${mode.groups.join(', ')}, not ${group} of ${inputs} inputs; --group ${mode.usual.group} would fit`
   if (inputs % size === 0) return undefined
