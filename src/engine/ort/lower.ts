@@ -3,9 +3,10 @@
  * structure. Which operators are fastest, and their pitfalls: docs/performance.md.
  */
 import type { NodeProto } from 'onnx-buf'
-import type { ActivationKind, Linear, Op, WeightView } from '../../contracts.ts'
+import type { Linear, Op, WeightView } from '../../contracts.ts'
 import { type AttentionOp, attentionConstants, attentionInputs, attentionNodes } from './attention.ts'
-import { type Constant, type Graph, type GraphValue, microsoft, node } from './onnx.ts'
+import { type Constant, type Graph, type GraphValue, node } from './onnx.ts'
+import { activationNode, type Norm, normNode, type OpOf, pairNorms, skipNormNode } from './op-nodes.ts'
 import { safeThreads } from './products.ts'
 import { quantizedInput } from './quantized-activations.ts'
 import type { HeldValue, Segment } from './segments.ts'
@@ -31,41 +32,6 @@ export interface Lowered {
   threadLimit(rows: number): number
   build(): Graph
 }
-
-type OpOf<Kind extends Op['op']> = Op & { readonly op: Kind }
-type Norm = OpOf<'norm'>
-type Sum = Extract<Op, { readonly a: string }>
-/** An op, or an addition with the norm of its sum. */
-type Step = { readonly op: Op; readonly norm?: Norm }
-
-/** Pairs each addition with the norm of its sum: the two pass over memory once. */
-const pairNorms = (ops: readonly Op[]): readonly Step[] => {
-  const norms = ops.filter(op => op.op === 'norm')
-  const steps = ops.map(op => ({ op, norm: op.op === 'add' ? norms.find(({ x }) => x === op.y) : undefined }))
-  const paired = new Set<Op | undefined>(steps.map(({ norm }) => norm))
-  return steps.filter(({ op }) => !paired.has(op))
-}
-
-const activationNode = (kind: ActivationKind, x: string, y: string): NodeProto => {
-  if (kind === 'relu') return node('Relu', [x], [y])
-  if (kind === 'silu') return node('QuickGelu', [x], [y], { alpha: { float: 1 } }, microsoft)
-  return node(kind === 'gelu' ? 'Gelu' : 'FastGelu', [x], [y], {}, microsoft)
-}
-
-const normNode = ({ kind, x, y, eps }: Norm, parameters: readonly string[]): NodeProto =>
-  node(kind === 'rms' ? 'SimplifiedLayerNormalization' : 'LayerNormalization', [x, ...parameters], [y], {
-    axis: -1,
-    epsilon: { float: eps },
-  })
-
-const skipNormNode = (add: Sum, { kind, y, eps }: Norm, parameters: readonly string[]): NodeProto =>
-  node(
-    kind === 'rms' ? 'SkipSimplifiedLayerNormalization' : 'SkipLayerNormalization',
-    [add.a, add.b, ...parameters],
-    [y, '', '', add.y],
-    { epsilon: { float: eps } },
-    microsoft,
-  )
 
 /** y = x·Wᵀ + b in rows [T, out], or W·xᵀ + b in columns [out, T]; x in either. */
 const linearNode = (

@@ -7,11 +7,14 @@ import {
   type AttributeProto,
   AttributeProtoSchema,
   AttributeProto_AttributeType as AttributeType,
+  TensorProto_DataLocation as DataLocation,
   GraphProtoSchema,
   ModelProtoSchema,
   type NodeProto,
   NodeProtoSchema,
   OperatorSetIdProtoSchema,
+  StringStringEntryProtoSchema,
+  type TensorProto,
   TensorProtoSchema,
   TensorShapeProto_DimensionSchema,
   TensorShapeProtoSchema,
@@ -24,7 +27,7 @@ import {
 /** Domain of ONNX Runtime's own operators. */
 export const microsoft = 'com.microsoft'
 
-const elementTypes = { float32: 1, int32: 6, int64: 7, float64: 11 } as const
+const elementTypes = { float32: 1, uint8: 2, int32: 6, int64: 7, float16: 10, float64: 11 } as const
 export type ElementType = keyof typeof elementTypes
 
 /** ONNX's numbers of dtypes that values are cast to. */
@@ -71,11 +74,24 @@ export interface Constant {
   readonly data: Float32Array<ArrayBuffer> | BigInt64Array<ArrayBuffer> | Int32Array<ArrayBuffer>
 }
 
+/** A constant whose data stand in another file, beside the model's. */
+export interface ExternalConstant {
+  readonly name: string
+  readonly type: ElementType
+  readonly shape: readonly number[]
+  /** Basename. */
+  readonly file: string
+  /** From the start of the file. */
+  readonly offset: number
+  readonly bytes: number
+}
+
 export interface Graph {
   readonly nodes: readonly NodeProto[]
   readonly inputs: readonly GraphValue[]
   readonly outputs: readonly GraphValue[]
   readonly constants?: readonly Constant[]
+  readonly external?: readonly ExternalConstant[]
 }
 
 const tensorType = ({ shape, type = 'float32' }: GraphValue): TypeProto =>
@@ -102,8 +118,27 @@ const tensorType = ({ shape, type = 'float32' }: GraphValue): TypeProto =>
 
 const valueInfo = (value: GraphValue) => create(ValueInfoProtoSchema, { name: value.name, type: tensorType(value) })
 
-/** The bytes of a model file that holds this graph. */
-export const encodeGraph = (graph: Graph): Uint8Array =>
+const constantTensor = ({ name, type, shape, data }: Constant): TensorProto =>
+  create(TensorProtoSchema, {
+    name,
+    dataType: elementTypes[type],
+    dims: shape.map(BigInt),
+    rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+  })
+
+const externalTensor = ({ name, type, shape, file, offset, bytes }: ExternalConstant): TensorProto =>
+  create(TensorProtoSchema, {
+    name,
+    dataType: elementTypes[type],
+    dims: shape.map(BigInt),
+    dataLocation: DataLocation.EXTERNAL,
+    externalData: Object.entries({ location: file, offset, length: bytes }).map(([key, value]) =>
+      create(StringStringEntryProtoSchema, { key, value: String(value) }),
+    ),
+  })
+
+/** The bytes of a model file that holds this graph. @param producer name and version of what made it, where it is published */
+export const encodeGraph = (graph: Graph, producer?: { readonly name: string; readonly version: string }): Uint8Array =>
   toBinary(
     ModelProtoSchema,
     create(ModelProtoSchema, {
@@ -112,19 +147,13 @@ export const encodeGraph = (graph: Graph): Uint8Array =>
         create(OperatorSetIdProtoSchema, { domain: '', version: 21n }),
         create(OperatorSetIdProtoSchema, { domain: microsoft, version: 1n }),
       ],
+      ...(producer ? { producerName: producer.name, producerVersion: producer.version } : {}),
       graph: create(GraphProtoSchema, {
         name: 'graph',
         node: [...graph.nodes],
         input: graph.inputs.map(valueInfo),
         output: graph.outputs.map(valueInfo),
-        initializer: (graph.constants ?? []).map(({ name, type, shape, data }) =>
-          create(TensorProtoSchema, {
-            name,
-            dataType: elementTypes[type],
-            dims: shape.map(BigInt),
-            rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
-          }),
-        ),
+        initializer: [...(graph.constants ?? []).map(constantTensor), ...(graph.external ?? []).map(externalTensor)],
       }),
     }),
   )
