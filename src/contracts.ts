@@ -346,6 +346,8 @@ export interface AssembleFacts {
   readonly damp: number
   readonly clip: ClipName
   readonly version: string
+  /** Largest file of tensors that was asked for, in bytes of tensor data. */
+  readonly shardBytes?: number
 }
 
 /** What `quantize formats` prints, and what a format chooses where the user does not. */

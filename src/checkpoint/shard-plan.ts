@@ -8,9 +8,9 @@ import { type HeaderTensor, maxHeaderBytes } from './safetensors-header.ts'
 
 /** One output file, decided before any data is there. */
 export interface ShardPlan {
-  /** Basename. */
+  /** Path within the output's folder, with `/`. */
   readonly file: string
-  /** Everything before the data: the length (u64) and the padded JSON. */
+  /** Everything before the data, e.g. the length (u64) and the padded JSON of safetensors. */
   readonly header: Uint8Array
   /** In the order of their data; offsets from the start of the file. */
   readonly tensors: readonly HeaderTensor[]
@@ -20,7 +20,7 @@ export interface ShardPlan {
 
 const rank = new Map(dtypes.map((dtype, index) => [dtype, index]))
 
-const compareUtf8 = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b))
+export const compareUtf8 = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b))
 
 /** The official writer's order: widest dtype first, so that every tensor is aligned, then by name (as UTF-8 bytes). */
 const officialOrder = (tensors: readonly TensorInfo[]): TensorInfo[] =>
@@ -67,7 +67,8 @@ export const planFile = (
   return { file, header, tensors: moved, bytes: add(header.byteLength, end, file) }
 }
 
-const checkTensors = (tensors: readonly TensorInfo[]): void => {
+/** @throws QuantizeError bad-input when two tensors have one name */
+export const checkTensors = (tensors: readonly TensorInfo[]): void => {
   const names = new Set<string>()
   for (const { name, dtype, shape, bytes } of tensors) {
     const what = `output tensor "${printable(name)}"`
@@ -83,7 +84,7 @@ const checkTensors = (tensors: readonly TensorInfo[]): void => {
 }
 
 /** Greedy, in the order given; a tensor larger than a shard gets one of its own. */
-const partition = (tensors: readonly TensorInfo[], shardBytes: number): TensorInfo[][] => {
+export const partition = (tensors: readonly TensorInfo[], shardBytes: number): TensorInfo[][] => {
   const shards: TensorInfo[][] = [[]]
   let filled = 0
   for (const tensor of tensors) {

@@ -21,7 +21,7 @@ export interface ShardWriter {
   adopt(name: string, sha256: string): boolean
   /** Makes all that was written so far durable. */
   sync(): void
-  /** Checks that every byte of every tensor was written, syncs the files, and writes the index where there are several. */
+  /** Checks that every byte of every tensor was written, syncs the files, and writes the index where there are several safetensors files. */
   finish(): void
   /** Lets go of every file; to call in any case, more than once if need be. The sources of `read` end with it. */
   close(): void
@@ -51,6 +51,8 @@ export const shardIndex = (shards: readonly ShardPlan[]): string => {
   return `${JSON.stringify(index, null, 2)}\n`
 }
 
+const isSafetensors = ({ file }: ShardPlan): boolean => file.endsWith('.safetensors')
+
 const closeShard = (files: Files, shard: Shard): void => {
   const { descriptor } = shard
   shard.descriptor = undefined
@@ -74,6 +76,7 @@ const createShards = (folder: string, plans: readonly ShardPlan[], files: Files,
   try {
     for (const plan of plans) {
       const path = join(folder, plan.file)
+      if (plan.file.includes('/')) files.makeFolder(dirname(path))
       const there = files.stat(path) !== undefined
       const shard: Shard = {
         path,
@@ -104,7 +107,7 @@ const writtenSource = (files: Files, { tensor, shard, written }: Slot): TensorSo
 }
 
 /**
- * Creates the planned files in a folder that exists (a temporary one: see publishFolder), headers first. Files of these names are taken
+ * Creates the planned files in a folder that exists (a temporary one: see publishFolder), and the folders in their names, headers first. Files of these names are taken
  * as those of an earlier run of the same plan: what of them is still good is for `adopt` to find out.
  * @throws QuantizeError exhausted when the disk is full, bad-input when a file cannot be made
  */
@@ -151,8 +154,8 @@ export const createShardWriter = (folder: string, plans: readonly ShardPlan[], f
         files.sync(shard.descriptor)
         closeShard(files, shard)
       }
-      if (plans.length > 1) files.writeText(join(folder, indexName), shardIndex(plans))
-      files.syncFolder(folder)
+      if (plans.length > 1 && plans.every(isSafetensors)) files.writeText(join(folder, indexName), shardIndex(plans))
+      for (const inside of new Set([...shards.map(({ path }) => dirname(path)), folder])) files.syncFolder(inside)
     },
     close() {
       closeAll(shards.flatMap(shard => [() => closeShard(files, shard), () => shard.reader?.close()]))

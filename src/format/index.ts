@@ -11,6 +11,7 @@ import { hqq } from './hqq.ts'
 import { mlx } from './mlx.ts'
 import { quanto } from './quanto.ts'
 import { safetensors, safetensorsBf16, safetensorsF16, safetensorsF32 } from './safetensors.ts'
+import { onnx } from './onnx/onnx.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
 export const formats = {
@@ -29,6 +30,7 @@ export const formats = {
   hqq,
   quanto,
   mlx,
+  onnx,
 } satisfies Readonly<Record<string, Format>>
 
 export type FormatName = keyof typeof formats

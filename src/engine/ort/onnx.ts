@@ -27,7 +27,21 @@ import {
 /** Domain of ONNX Runtime's own operators. */
 export const microsoft = 'com.microsoft'
 
-const elementTypes = { float32: 1, uint8: 2, int32: 6, int64: 7, float16: 10, float64: 11 } as const
+/** Numbers of TensorProto.DataType. */
+export const elementTypes = {
+  float32: 1,
+  uint8: 2,
+  int8: 3,
+  uint16: 4,
+  int16: 5,
+  int32: 6,
+  int64: 7,
+  bool: 9,
+  float16: 10,
+  float64: 11,
+  uint32: 12,
+  uint64: 13,
+} as const
 export type ElementType = keyof typeof elementTypes
 
 /** ONNX's numbers of dtypes that values are cast to. */
