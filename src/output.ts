@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { type FolderFiles, folderFiles } from './checkpoint/carry.ts'
 import { castSource } from './checkpoint/cast-source.ts'
+import { planExternalData } from './checkpoint/onnx-plan.ts'
 import { forEachPiece, hashTensor } from './checkpoint/tensor-pieces.ts'
 import { createShardWriter, planShards, type ShardPlan, type ShardWriter } from './checkpoint/write-safetensors.ts'
 import type { Checkpoint, TensorSource } from './contracts.ts'
@@ -13,6 +14,9 @@ import { copyFile } from './io/whole-file.ts'
 import type { Finished, Journal } from './journal.ts'
 import type { Plan } from './plan.ts'
 import type { RunContext } from './run-context.ts'
+
+/** How tensors are laid out in files. */
+const containers = { safetensors: planShards, onnx: planExternalData } as const
 
 export interface Output {
   readonly folder: string
@@ -48,11 +52,11 @@ export const openOutput = (
 ): Output => {
   const { files, progress } = context
   const { folder } = journal
-  const shards = planShards(plan.outputs, plan.recipe.shardBytes)
+  const shards = containers[plan.format.facts.container ?? 'safetensors'](plan.outputs, plan.recipe.shardBytes)
   const beside: FolderFiles = withFolder
     ? folderFiles(checkpoint.folder, checkpoint.files, files)
     : { carried: [], left: [] }
-  clearExcept(folder, new Set(shards.map(({ file }) => file)), files)
+  clearExcept(folder, new Set(shards.map(({ file }) => file.split('/')[0])), files)
   checkSpace(folder, shards, checkpoint, beside.carried, context)
   const writer = createShardWriter(folder, shards, files)
   journal.makesDurable(writer.sync)

@@ -13,7 +13,7 @@ import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
 import { createSpill } from './engine/ort/spill.ts'
 import { QuantizeError } from './errors.ts'
-import { hashFile } from './io/whole-file.ts'
+import { filesIn, hashFile } from './io/whole-file.ts'
 import {
   earlierInputs,
   type FinishedFacts,
@@ -325,6 +325,7 @@ const assembleFacts = ({ recipe, linears, kept, passed, model, untied }: Plan): 
   damp: recipe.damp,
   clip: recipe.clip,
   version,
+  shardBytes: recipe.shardBytes,
 })
 
 const reportOf = (
@@ -357,6 +358,6 @@ const reportOf = (
     dropped: [],
     warnings: [...plan.warnings, ...(left.length > 0 ? [`not copied into the output: ${left.join(', ')}`] : [])],
     run: { weights, bytesBefore, bytesAfter, seconds, peakMemoryBytes: clock.peakMemoryBytes() },
-    outputs: Object.fromEntries(files.list(folder).map(name => [name, hashFile(join(folder, name), files)])),
+    outputs: Object.fromEntries(filesIn(folder, files).map(name => [name, hashFile(join(folder, name), files)])),
   })
 }

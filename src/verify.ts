@@ -15,7 +15,7 @@ import { QuantizeError } from './errors.ts'
 import { configFiles, detectFormat } from './format/index.ts'
 import type { Files } from './io/files.ts'
 import { printable } from './io/printable.ts'
-import { hashFile } from './io/whole-file.ts'
+import { filesIn, hashFile } from './io/whole-file.ts'
 import { maxReportBytes, reportName } from './pipeline.ts'
 import { parseReport } from './report/json.ts'
 import { weightError } from './report/measure.ts'
@@ -36,11 +36,13 @@ const refuse = (where: string, problem: string): never => {
   throw new QuantizeError('bad-input', `${printable(where)}: ${problem}`)
 }
 
+const isPlainName = (name: string): boolean => name !== '' && name !== '.' && name !== '..' && basename(name) === name
+
 /** @throws QuantizeError bad-input at the first file that is missing or differs */
 const checkFiles = (folder: string, { outputs }: Report, files: Files, each: (name: string) => void): void => {
   for (const [name, { bytes, sha256 }] of Object.entries(outputs)) {
     const path = join(folder, name)
-    if (basename(name) !== name)
+    if (!name.split('/').every(isPlainName))
       refuse(join(folder, reportName), `names ${printable(name)}, which is no plain file name`)
     const found = files.stat(path)
     if (found?.kind !== 'file') refuse(path, 'is missing; the report lists it')
@@ -143,7 +145,7 @@ export const verify = async (
     refuse(folder, `holds no ${reportName}; verify reads what quantize wrote`)
   const report = parseReport(files.readText(reportPath, maxReportBytes), reportPath)
   checkFiles(folder, report, files, each)
-  const unlisted = files.list(folder).filter(name => name !== reportName && !Object.hasOwn(report.outputs, name))
+  const unlisted = filesIn(folder, files).filter(name => name !== reportName && !Object.hasOwn(report.outputs, name))
   const counted = { files: Object.keys(report.outputs).length, unlisted }
   if (sourcePath === undefined) return { ...counted, linears: null, kept: null }
   const opened: Checkpoint[] = []

@@ -9,9 +9,9 @@ import { fp8 } from './fp8.ts'
 import { gptq, gptqV2 } from './gptq.ts'
 import { hqq } from './hqq.ts'
 import { mlx } from './mlx.ts'
+import { onnx } from './onnx/onnx.ts'
 import { quanto } from './quanto.ts'
 import { safetensors, safetensorsBf16, safetensorsF16, safetensorsF32 } from './safetensors.ts'
-import { onnx } from './onnx/onnx.ts'
 
 /** Every checkpoint format that we write and read; one line each. */
 export const formats = {

@@ -1,5 +1,6 @@
 /** Files taken as a whole, in pieces: memory does not grow with them. */
 import { createHash } from 'node:crypto'
+import { join } from 'node:path'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from './files.ts'
 import { printable } from './printable.ts'
@@ -28,6 +29,16 @@ const forEachPiece = (path: string, files: Files, visit: (piece: Uint8Array, pos
     files.close(descriptor)
   }
 }
+
+/** Files of a folder and of the folders in it, as paths within it, with `/`, in name order. */
+export const filesIn = (folder: string, files: Files): readonly string[] =>
+  files
+    .list(folder)
+    .flatMap(name =>
+      files.stat(join(folder, name))?.kind === 'folder'
+        ? filesIn(join(folder, name), files).map(inside => `${name}/${inside}`)
+        : [name],
+    )
 
 /** Copies a file to a name that is free, and syncs it. */
 export const copyFile = (from: string, to: string, files: Files): void => {
