@@ -71,16 +71,17 @@ const parametersFit = (linear: CodedLinear, { symmetric }: LinearScheme, storage
   return zeros.every(zero => Number.isInteger(zero) && zero >= low && zero <= high)
 }
 
+/** The stored scale that the global one divides: the division was rounded, so that the product is only near it. */
+const storedUnder = (scale: number, globalScale: number, { scaleDtype }: Storage): number =>
+  roundScale(Math.fround(scale * globalScale), scaleDtype)
+
 /** Whether the second level of scales is the one that the storage asks for. */
 const secondFits = ({ scales, globalScale, nested }: CodedLinear, storage: Storage): boolean => {
   if (storage.second === 'nested') return nested !== undefined
   if (storage.second === 'global')
     return (
       globalScale !== undefined &&
-      scalesFit(
-        scales.map(scale => scale * globalScale),
-        storage,
-      )
+      scales.every(scale => Math.fround(storedUnder(scale, globalScale, storage) / globalScale) === scale)
     )
   return scalesFit(scales, storage)
 }

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest'
 import type { CodedLinear, LinearScheme, Storage } from '../src/contracts.ts'
 import { dequantize } from '../src/dequantize.ts'
 import { repack } from '../src/repack.ts'
+import { linearOf } from './format/any-linear.ts'
 import { type LinearSpec, linearSpecs, randomLinear, schemeOf } from './format/linears.ts'
 
 const affine = { decode: 'affine', scaleDtype: 'F16', zeroRange: [0, 255] } as const
@@ -43,6 +44,22 @@ describe('repack', () => {
         expect(repacked(there!, targetOf(spec), affine)?.zeros).toEqual(linear.zeros)
       }),
     ))
+
+  it('keeps E4M3 scales under a global one, though their quotient was rounded', () => {
+    const scheme: LinearScheme = {
+      ...{ name: 'm', role: 'linear', out: 8, in: 64, dtype: 'BF16', grid: 'nvfp4', bits: 4, symmetric: true },
+      ...{ group: 16, groups: 4, actOrder: 'none' },
+    }
+    const storage: Storage = { decode: 'levels', scaleDtype: 'E4M3', second: 'global' }
+    fc.assert(
+      fc.property(fc.nat(), seed => {
+        const linear = linearOf(scheme, seed)
+        expect(repacked(linear, scheme, storage)).toEqual(linear)
+        const near = linear.scales.map(scale => scale * (1 + 2 ** -22))
+        expect(repack({ ...linear, scales: near }, scheme, storage)).toBeUndefined()
+      }),
+    )
+  })
 
   it.each<[string, Partial<CodedLinear>, Partial<LinearScheme>, Storage]>([
     ['a scale that the dtype does not hold', { scales: Float32Array.of(1 / 3) }, {}, affine],
