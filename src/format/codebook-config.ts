@@ -1,19 +1,27 @@
 /** `quantization_config` of a codebook checkpoint: written here, and read back checked. */
 import { z } from 'zod'
-import type { AssembleFacts, Bits, Configs, LinearScheme } from '../contracts.ts'
+import type { ActivationScheme, AssembleFacts, Bits, Configs, LinearScheme } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { codebookRefusal, groupCount } from './codebook-layout.ts'
+import { declaredFields, type Fields, jsonText } from './config-fields.ts'
 import { everyGrid } from './grid-storage.ts'
-
-type Json = Readonly<Record<string, unknown>>
 
 const formatVersion = 1
 
 const size = z.int().positive()
 
+const activationGrids = [
+  'int4',
+  'int8',
+  'fp8',
+  'nvfp4',
+  'mxfp4',
+  'mxfp8',
+] as const satisfies readonly ActivationScheme['grid'][]
+
 const activationsSchema = z.strictObject({
-  grid: z.enum(['int4', 'int8', 'fp8', 'nvfp4', 'mxfp4', 'mxfp8']),
+  grid: z.enum(activationGrids),
   symmetric: z.boolean(),
   granularity: z.union([z.literal('token'), z.literal('tensor'), size]),
   dynamic: z.boolean(),
@@ -44,7 +52,7 @@ const sharedOf = ({ role, grid, bits, symmetric, group, actOrder, dtype, activat
   ...{ act_order: actOrder, dtype, activations },
 })
 
-const schemesOf = (linears: readonly LinearScheme[]): readonly Json[] => {
+const schemesOf = (linears: readonly LinearScheme[]): readonly Fields[] => {
   const schemes = new Map<string, StoredScheme>()
   for (const linear of linears) {
     const shared = sharedOf(linear)
@@ -55,10 +63,8 @@ const schemesOf = (linears: readonly LinearScheme[]): readonly Json[] => {
   return [...schemes.values()]
 }
 
-const json = (value: Json): string => `${JSON.stringify(value, null, 2)}\n`
-
 /** Format.assemble. Without a source config (a lone weights file) the declaration is a file of its own. */
-export const assembleCodebook = (source: Json | undefined, facts: AssembleFacts): ReadonlyMap<string, string> => {
+export const assembleCodebook = (source: Fields | undefined, facts: AssembleFacts): ReadonlyMap<string, string> => {
   const declaration = {
     quant_method: 'codebook',
     version: formatVersion,
@@ -66,23 +72,14 @@ export const assembleCodebook = (source: Json | undefined, facts: AssembleFacts)
     schemes: schemesOf(facts.linears),
   }
   return source
-    ? new Map([['config.json', json({ ...source, quantization_config: declaration })]])
-    : new Map([['quantize_config.json', json(declaration)]])
-}
-
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
-
-/** The declaration, or undefined where there is none or it is another method's. */
-const declaration = (configs: Configs): Json | undefined => {
-  const config = configs['config.json']
-  const found = isObject(config) ? config.quantization_config : configs['quantize_config.json']
-  return isObject(found) && found.quant_method === 'codebook' ? found : undefined
+    ? new Map([['config.json', jsonText({ ...source, quantization_config: declaration })]])
+    : new Map([['quantize_config.json', jsonText(declaration)]])
 }
 
 const malformed = (field: string, problem: string): QuantizeError =>
   new QuantizeError('bad-input', `quantization config: ${printable(field)}: ${printable(problem)}`)
 
-const parsed = (declared: Json): readonly StoredScheme[] => {
+const parsed = (declared: Fields): readonly StoredScheme[] => {
   const { version } = declared
   if (!Number.isSafeInteger(version)) throw malformed('version', 'expected a whole number')
   if (version !== formatVersion)
@@ -109,14 +106,14 @@ const schemesFrom = (stored: readonly StoredScheme[]): ReadonlyMap<string, Linea
 }
 
 /** Declarations already read: `unpack` asks for one linear after the other. */
-const known = new WeakMap<Json, ReadonlyMap<string, LinearScheme>>()
+const known = new WeakMap<Fields, ReadonlyMap<string, LinearScheme>>()
 
 /**
  * @returns the declared linears by module name; undefined when the configs declare another format or none
  * @throws QuantizeError bad-input naming the field that is malformed; unsupported for another version
  */
 export const declaredCodebook = (configs: Configs): ReadonlyMap<string, LinearScheme> | undefined => {
-  const declared = declaration(configs)
+  const declared = declaredFields(configs, 'codebook')
   if (!declared) return undefined
   const linears = known.get(declared) ?? schemesFrom(parsed(declared))
   known.set(declared, linears)

@@ -1,9 +1,10 @@
 /** Where the `codebook` format keeps a linear: names, dtypes and shapes of its tensors (docs/codebook-format.md). */
 import type { LinearScheme, TensorInfo } from '../contracts.ts'
-import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
+import type { Dtype } from '../dtype/dtype.ts'
 import { wordsFor } from './bits.ts'
 import { ownScaleDtype, tableBits } from './grid-storage.ts'
 import { scaleTensorDtype } from './scale-bytes.ts'
+import { groupRunsOf, tensorInfo } from './stored.ts'
 
 export const partNames = ['codes', 'scales', 'zeros', 'biases', 'levels', 'global_scale', 'groups'] as const
 
@@ -26,10 +27,8 @@ export const groupCount = (scheme: Pick<LinearScheme, 'group' | 'in'>): number =
   Math.ceil(scheme.in / groupInputs(scheme))
 
 /** [in]: the group of each input, where groups are runs. */
-export const groupRunsOf = (scheme: Pick<LinearScheme, 'group' | 'in'>): Int32Array => {
-  const size = groupInputs(scheme)
-  return Int32Array.from({ length: scheme.in }, (_, input) => Math.floor(input / size))
-}
+export const schemeRuns = (scheme: Pick<LinearScheme, 'group' | 'in'>): Int32Array =>
+  groupRunsOf(scheme.in, groupInputs(scheme))
 
 /** Parameters as stored, [R, G] → [out, G]. */
 export const toAllRows = (
@@ -48,12 +47,8 @@ export const toAllRows = (
 /** All tensors that a linear may have. */
 export const codebookParts = (scheme: CodebookShape): Readonly<Record<PartName, TensorInfo>> => {
   const { name, out, in: inputs, bits, groups } = scheme
-  const tensor = (part: PartName, dtype: Dtype, ...shape: readonly number[]): TensorInfo => ({
-    name: `${name}.${part}`,
-    dtype,
-    shape,
-    bytes: (shape.reduce((product, size) => product * size, 1) * dtypeBits[dtype]) / 8,
-  })
+  const tensor = (part: PartName, dtype: Dtype, ...shape: readonly number[]): TensorInfo =>
+    tensorInfo(`${name}.${part}`, dtype, shape)
   const rows = Math.ceil(out / rowsPerScale(scheme))
   return {
     codes: tensor('codes', 'U32', out, wordsFor(inputs, bits)),

@@ -13,23 +13,14 @@ import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { unpackLines } from './bits.ts'
 import { declaredCodebook } from './codebook-config.ts'
-import { codebookParts, groupRunsOf, type PartName, partNames, storesGroups, toAllRows } from './codebook-layout.ts'
+import { codebookParts, type PartName, partNames, schemeRuns, storesGroups, toAllRows } from './codebook-layout.ts'
 import { ownScaleDtype } from './grid-storage.ts'
 import { scalesFrom } from './scale-bytes.ts'
+import { checkStored, damaged as damagedTensor, none, readBytes, readFloats, readWords } from './stored.ts'
 
 type Parts<T> = Partial<Readonly<Record<PartName, T>>>
 
-const damaged = (tensor: TensorInfo, problem: string): QuantizeError => {
-  const file = 'file' in tensor ? `${printable(String(tensor.file))}: ` : ''
-  return new QuantizeError('bad-input', `${file}${printable(tensor.name)} ${problem}; not a sound codebook checkpoint`)
-}
-
-const checkTensor = (found: TensorInfo, { dtype, shape, bytes }: TensorInfo): void => {
-  if (found.dtype !== dtype) throw damaged(found, `is ${found.dtype}, expected ${dtype}`)
-  if (found.shape.length !== shape.length || found.shape.some((size, i) => size !== shape[i]))
-    throw damaged(found, `has shape [${found.shape}], the config says [${shape}]`)
-  if (found.bytes !== bytes) throw damaged(found, `has ${found.bytes} bytes, its shape [${shape}] takes ${bytes}`)
-}
+const damaged = (tensor: TensorInfo, problem: string): QuantizeError => damagedTensor(tensor, problem, 'codebook')
 
 const decodeOf = ({ grid }: LinearScheme, parts: Parts<TensorInfo>): Decode =>
   grid !== 'int' ? 'levels' : parts.biases ? 'biased' : 'affine'
@@ -50,7 +41,7 @@ const partsOf = <T extends TensorInfo>(scheme: LinearScheme, lookup: (name: stri
   for (const part of partNames) {
     const found = lookup(expected[part].name)
     if (!found) continue
-    checkTensor(found, expected[part])
+    checkStored(found, [expected[part].dtype], expected[part].shape, 'codebook')
     parts[part] = found
   }
   for (const part of required(scheme, decodeOf(scheme, parts)))
@@ -69,32 +60,23 @@ export const detectCodebook = (
   return linears
 }
 
-const none = new Float32Array(0)
-
-const readAll = (tensor: TensorSource): Uint8Array => {
-  const bytes = tensor.read()
-  if (bytes.byteLength !== tensor.bytes)
-    throw damaged(tensor, `ends after ${bytes.byteLength} of ${tensor.bytes} bytes`)
-  return bytes.byteOffset % 4 === 0 ? bytes : bytes.slice()
-}
-
 const finite = (values: Float32Array, tensor: TensorInfo): Float32Array => {
   if (values.every(Number.isFinite)) return values
   throw damaged(tensor, 'holds an infinite value or a NaN')
 }
 
 const readParameters = (tensor: TensorSource | undefined, scheme: LinearScheme): Float32Array =>
-  tensor ? toAllRows(finite(toFloat32(readAll(tensor), 'F32'), tensor), scheme) : none
+  tensor ? toAllRows(readFloats(tensor, 'codebook'), scheme) : none
 
 const readGlobal = (tensor: TensorSource | undefined): number | undefined => {
   if (!tensor) return undefined
-  const [scale] = toFloat32(readAll(tensor), 'F32')
+  const [scale] = toFloat32(readBytes(tensor, 'codebook'), 'F32')
   if (scale > 0 && Number.isFinite(scale)) return scale
   throw damaged(tensor, `is ${scale}, expected a positive number`)
 }
 
 const readScales = (tensor: TensorSource, scheme: LinearScheme, global: number | undefined): Float32Array => {
-  const stored = finite(scalesFrom(readAll(tensor), ownScaleDtype(scheme)), tensor)
+  const stored = finite(scalesFrom(readBytes(tensor, 'codebook'), ownScaleDtype(scheme)), tensor)
   const scales =
     global === undefined
       ? stored
@@ -109,21 +91,19 @@ const readZeros = (tensor: TensorSource | undefined, scheme: LinearScheme): Floa
   tensor ? readParameters(tensor, scheme) : new Float32Array(scheme.out * scheme.groups).fill(1 << (scheme.bits - 1))
 
 const readGroups = (tensor: TensorSource | undefined, scheme: LinearScheme): Int32Array => {
-  if (!tensor) return groupRunsOf(scheme)
-  const groupOf = new Int32Array(readAll(tensor).slice().buffer)
+  if (!tensor) return schemeRuns(scheme)
+  const groupOf = new Int32Array(readWords(tensor, 'codebook'))
   const wrong = groupOf.findIndex(group => group < 0 || group >= scheme.groups)
   if (wrong < 0) return groupOf
   throw damaged(tensor, `says group ${groupOf[wrong]} for input ${wrong}, of ${scheme.groups} groups`)
 }
 
-const readCodes = (tensor: TensorSource, { out, in: inputs, bits }: LinearScheme): Uint8Array => {
-  const bytes = readAll(tensor)
-  return unpackLines(new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4), out, inputs, bits, false)
-}
+const readCodes = (tensor: TensorSource, { out, in: inputs, bits }: LinearScheme): Uint8Array =>
+  unpackLines(readWords(tensor, 'codebook'), out, inputs, bits, false)
 
 /** NaN where a code is not used. */
 const readLevels = (tensor: TensorSource, codes: Uint8Array, codesTensor: TensorInfo): Float32Array => {
-  const levels = toFloat32(readAll(tensor), 'F32')
+  const levels = toFloat32(readBytes(tensor, 'codebook'), 'F32')
   if (levels.some(level => Math.abs(level) === Number.POSITIVE_INFINITY))
     throw damaged(tensor, 'holds an infinite level')
   if (levels.some(Number.isNaN)) {

@@ -7,18 +7,17 @@ import {
   codebookLayout,
   codebookParts,
   codebookRefusal,
-  groupRunsOf,
   type PartName,
   partNames,
   rowsPerScale,
+  schemeRuns,
   storesGroups,
   toAllRows,
 } from './codebook-layout.ts'
 import { detectCodebook, unpackCodebook } from './codebook-read.ts'
 import { everyBits, everyGrid, gridStorage, ownScaleDtype } from './grid-storage.ts'
 import { scaleBytes } from './scale-bytes.ts'
-
-const bytesOf = (view: Float32Array | Int32Array | Uint32Array): Uint8Array => new Uint8Array(view.slice().buffer)
+import { bytesOf } from './stored.ts'
 
 /** [out, G] → stored rows [R, G]. */
 const toStoredRows = (values: Float32Array, scheme: LinearScheme): Float32Array => {
@@ -50,7 +49,7 @@ const packCodebook = (scheme: LinearScheme, linear: CodedLinear): readonly Store
   const parts = codebookParts(scheme)
   const global = scheme.grid === 'nvfp4' ? globalScale : undefined
   const rows = toStoredRows(scales, scheme)
-  const runs = groupRunsOf(scheme)
+  const runs = schemeRuns(scheme)
   const inRuns = groupOf.every((group, input) => group === runs[input])
   const data: Partial<Record<PartName, Uint8Array>> = {
     codes: bytesOf(packLines(codes, out, inputs, bits, false)),

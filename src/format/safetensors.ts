@@ -8,17 +8,15 @@ import type {
   StoredTensor,
   TensorInfo,
   TensorLookup,
-  TensorSource,
   WeightDtype,
 } from '../contracts.ts'
 import { dequantize } from '../dequantize.ts'
 import { fromFloat32, toFloat32 } from '../dtype/convert.ts'
-import { dtypeBits } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
+import { type Fields, jsonText } from './config-fields.ts'
 import { everyBits, everyGrid, gridStorage } from './grid-storage.ts'
-
-type Json = Readonly<Record<string, unknown>>
+import { checkedPart, damaged, readBytes, tensorInfo } from './stored.ts'
 
 const torchNames: Readonly<Record<WeightDtype, string>> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
 
@@ -28,12 +26,8 @@ const wider: Readonly<Record<WeightDtype, string>> = {
   F32: 'no dtype of weights can',
 }
 
-const weightInfo = ({ name, out, in: inputs }: LinearScheme, dtype: WeightDtype): TensorInfo => ({
-  name: `${name}.weight`,
-  dtype,
-  shape: [out, inputs],
-  bytes: (out * inputs * dtypeBits[dtype]) / 8,
-})
+const weightInfo = ({ name, out, in: inputs }: LinearScheme, dtype: WeightDtype): TensorInfo =>
+  tensorInfo(`${name}.weight`, dtype, [out, inputs])
 
 /** The place of the first NaN or infinity, or -1. */
 const firstNonFinite = (values: Float32Array): number => {
@@ -61,36 +55,23 @@ const packWeight = (scheme: LinearScheme, linear: CodedLinear, dtype: WeightDtyp
   return [{ ...info, data }]
 }
 
-const damaged = ({ file, name }: TensorSource, problem: string): QuantizeError =>
-  new QuantizeError('bad-input', `${printable(file)}: ${printable(name)} ${problem}`)
-
 const unpackWeight = (module: string, lookup: TensorLookup): DenseLinear => {
-  const tensor = lookup(`${module}.weight`)
-  if (!tensor) throw new QuantizeError('bad-input', `${printable(module)}.weight is missing`)
-  const { dtype, shape, bytes } = tensor
-  if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16')
-    throw damaged(tensor, `is ${dtype}, expected F32, F16 or BF16`)
-  if (shape.length !== 2 || shape.some(size => !Number.isSafeInteger(size) || size < 1))
-    throw damaged(tensor, `has shape [${shape}], expected 2 dimensions of at least 1`)
-  const [out, inputs] = shape
-  const expected = (out * inputs * dtypeBits[dtype]) / 8
-  if (bytes !== expected) throw damaged(tensor, `has ${bytes} bytes, its shape [${shape}] takes ${expected}`)
-  const data = tensor.read()
-  if (data.byteLength !== bytes) throw damaged(tensor, `ends after ${data.byteLength} of ${bytes} bytes`)
-  const values = toFloat32(data, dtype)
-  if (firstNonFinite(values) >= 0) throw damaged(tensor, 'holds an infinite weight or a NaN')
+  const tensor = checkedPart(lookup, `${module}.weight`, ['F32', 'F16', 'BF16'], [-1, -1], 'safetensors')
+  const [out, inputs] = tensor.shape
+  const values = toFloat32(readBytes(tensor, 'safetensors'), tensor.dtype)
+  if (firstNonFinite(values) >= 0) throw damaged(tensor, 'holds an infinite weight or a NaN', 'safetensors')
   return { decode: 'dense', out, in: inputs, values }
 }
 
 /** What config.json says of the dtype, in the keys that it has: `torch_dtype` until transformers 4, `dtype` from 5 on. */
-const dtypeKeys = (config: Json): readonly string[] => {
+const dtypeKeys = (config: Fields): readonly string[] => {
   const present = ['torch_dtype', 'dtype'].filter(key => Object.hasOwn(config, key))
   return present.length > 0 ? present : ['torch_dtype']
 }
 
 /** config.json without any quantization; its dtype is that of the weights, where they agree. */
 const assemblePlain = (
-  source: Json | undefined,
+  source: Fields | undefined,
   { linears }: AssembleFacts,
   dtypeOf: (scheme: LinearScheme) => WeightDtype,
 ): ReadonlyMap<string, string> => {
@@ -99,7 +80,7 @@ const assemblePlain = (
   const dtypes = new Set(linears.map(dtypeOf))
   const [dtype] = dtypes.size === 1 ? dtypes : []
   const changed = dtype ? Object.fromEntries(dtypeKeys(config).map(key => [key, torchNames[dtype]])) : {}
-  return new Map([['config.json', `${JSON.stringify({ ...config, ...changed }, null, 2)}\n`]])
+  return new Map([['config.json', jsonText({ ...config, ...changed })]])
 }
 
 /** @param fixed dtype of the weights; undefined: that of the source's */

@@ -12,7 +12,7 @@ import type {
 import { dequantize } from '../../src/dequantize.ts'
 import { type ErrorCode, QuantizeError } from '../../src/errors.ts'
 import { codebook } from '../../src/format/codebook.ts'
-import { groupRunsOf } from '../../src/format/codebook-layout.ts'
+import { schemeRuns } from '../../src/format/codebook-layout.ts'
 import { detectFormat } from '../../src/format/index.ts'
 import { jsonNear } from '../fuzz/json-tree.ts'
 import { anyLinear, linearOf } from './any-linear.ts'
@@ -77,7 +77,7 @@ describe('pack and unpack', () => {
   })
 
   it('keep groups that are no runs whatever the order says', () => {
-    const linear = { ...linearOf(scheme, 5), groupOf: groupRunsOf(scheme).map(group => 4 - group) }
+    const linear = { ...linearOf(scheme, 5), groupOf: schemeRuns(scheme).map(group => 4 - group) }
     const packed = codebook.pack(scheme, linear)
     expect(packed.at(-1)).toMatchObject({ name: 'm.groups', dtype: 'I32', shape: [40] })
     expect(codebook.unpack('m', lookupIn(packed), configsOf(scheme))).toEqual(linear)
@@ -200,7 +200,6 @@ describe('config', () => {
     ['no config', {}],
     ['a plain model', { 'config.json': { model_type: 'llama' } }],
     ['another method', { 'config.json': { quantization_config: { quant_method: 'gptq', bits: 4, group_size: 8 } } }],
-    ['no object', { 'config.json': { quantization_config: 'codebook' } }],
   ])('is undefined for %s', (_, configs) => expect(codebook.detect(infoMap(packed), configs)).toBeUndefined())
 })
 
@@ -230,6 +229,11 @@ describe('a malformed config is an error that names the field', () => {
   const withLinears = (...linears: object[]): Configs => withScheme({ linears })
 
   it.each<[Configs, ErrorCode, RegExp]>([
+    [
+      { 'config.json': { quantization_config: 'codebook' } },
+      'bad-input',
+      /quantization_config is "codebook"; expected an object/,
+    ],
     [withDeclaration({ version: 2 }), 'unsupported', /codebook version 2 cannot be read; version 1 can/],
     [withDeclaration({ version: '1' }), 'bad-input', /version: expected a whole number/],
     [withDeclaration({ schemes: {} }), 'bad-input', /: schemes: /],
@@ -245,8 +249,8 @@ describe('a malformed config is an error that names the field', () => {
     [withScheme({ linears: [{ name: 'm', out: 4, in: 1.5 }] }), 'bad-input', /schemes\[0\]\.linears\[0\]\.in: /],
     [withScheme({ linears: [{ name: 7, out: 4, in: 40 }] }), 'bad-input', /schemes\[0\]\.linears\[0\]\.name: /],
     [withScheme({ 'a\nb': 1 }), 'bad-input', /schemes\[0\]: .*a\\u\{a\}b/],
-    [withLinears({ name: 'm', out: 4, in: 9007199254740991 }), 'bad-input', /m\.codes has shape \[4,5\], the config/],
-    [withLinears({ name: 'm', out: 9007199254740991, in: 40 }), 'bad-input', /m\.codes has shape \[4,5\], the config/],
+    [withLinears({ name: 'm', out: 4, in: 9007199254740991 }), 'bad-input', /m\.codes has shape \[4,5\], expected \[/],
+    [withLinears({ name: 'm', out: 9007199254740991, in: 40 }), 'bad-input', /m\.codes has shape \[4,5\], expected \[/],
     [withLinears({ name: 'other', out: 1, in: 1 }), 'bad-input', /other\.codes is missing/],
   ])('case %#', (configs, code, message) => {
     expectFailure(() => codebook.detect(infoMap(stored), configs), code, message)
@@ -336,8 +340,8 @@ describe('damaged tensors', () => {
   it.each(sound.map(({ name }) => name))('%s of another dtype, shape or size', name => {
     for (const [change, message] of [
       [{ dtype: 'I64' }, /is I64, expected/],
-      [{ shape: [1, 2, 3] }, /has shape \[1,2,3\], the config says/],
-      [{ shape: [] }, /has shape \[\], the config says/],
+      [{ shape: [1, 2, 3] }, /has shape \[1,2,3\], expected \[/],
+      [{ shape: [] }, /has shape \[\], expected \[/],
       [{ bytes: 3 }, /has 3 bytes, its shape .* takes/],
     ] as const) {
       expectFailure(() => codebook.detect(infoMap(changed(name, change)), configs), 'bad-input', message)

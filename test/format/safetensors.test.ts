@@ -101,10 +101,10 @@ describe('rounding', () => {
 describe('a damaged weight', () => {
   const [sound] = formats.safetensors.pack(scheme, small)
   it.each<[Partial<StoredTensor>, RegExp]>([
-    [{ name: 'other' }, /^m\.weight is missing$/],
-    [{ dtype: 'I8' }, /m\.weight is I8, expected F32, F16 or BF16/],
-    [{ shape: [8] }, /m\.weight has shape \[8\], expected 2 dimensions/],
-    [{ shape: [0, 4] }, /expected 2 dimensions of at least 1/],
+    [{ name: 'other' }, /^m\.weight is missing/],
+    [{ dtype: 'I8' }, /m\.weight is I8, expected F32 or F16 or BF16/],
+    [{ shape: [8] }, /m\.weight has shape \[8\], expected \[n, n\]/],
+    [{ shape: [0, 4] }, /has shape \[0,4\], expected \[n, n\]/],
     [{ shape: [2, 5] }, /has 16 bytes, its shape \[2,5\] takes 20/],
     [{ data: new Uint8Array(3) }, /ends after 3 of 16 bytes/],
     [{ data: new Uint8Array(16).fill(0xff) }, /holds an infinite weight or a NaN/],
