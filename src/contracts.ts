@@ -183,6 +183,8 @@ export interface Storage {
   readonly scaleDtype: ScaleDtype
   /** Allowed integer zero points, [low, high], inclusive. Of `affine` only. */
   readonly zeroRange?: readonly [number, number]
+  /** Zero points are stored as numbers of this dtype: real ones, from elsewhere, can be kept. Of `affine` only. */
+  readonly zeroDtype?: WeightDtype
   /** Dtype of biases. Of `biased` only. */
   readonly biasDtype?: WeightDtype
   /**
@@ -377,6 +379,8 @@ export interface FormatFacts {
   readonly uniform?: boolean
   /** It stores values instead of codes. */
   readonly dense?: boolean
+  /** It stores every coded linear as it is, whatever `storage` would choose for a new one. */
+  readonly anyStorage?: boolean
   /** It can declare how a runtime quantizes activations. */
   readonly activations?: boolean
   /** Its runtimes fuse linears that read one value (`Stage.share`): they must have one scheme. */

@@ -22,8 +22,9 @@ export const convertRounding = (
     ...plain,
     async round(source, scheme, storage, shared) {
       const stored = unpack(scheme.name)
-      if (format.facts.dense && stored.decode !== 'dense')
-        return { quantized: stored, method: 'repack', fallback: null }
+      const whole = stored.out === scheme.out && stored.in === scheme.in
+      const asItIs = format.facts.dense || (format.facts.anyStorage && whole)
+      if (asItIs && stored.decode !== 'dense') return { quantized: stored, method: 'repack', fallback: null }
       const kept = schemes.get(scheme.name)!.grid === scheme.grid ? repack(stored, scheme, storage) : undefined
       if (kept) return { quantized: kept, method: 'repack', fallback: null }
       const rounded = await plain.round(source, scheme, storage, shared)

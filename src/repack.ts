@@ -2,6 +2,7 @@
 import type { CodedLinear, LinearScheme, QuantizedLinear, Storage, WeightDtype } from './contracts.ts'
 import { dequantize } from './dequantize.ts'
 import { fromFloat32, toFloat32 } from './dtype/convert.ts'
+import { levelGrids } from './quantize/grid/index.ts'
 import { roundScale, scaleDtypes } from './quantize/storage.ts'
 
 const none = new Float32Array(0)
@@ -20,11 +21,17 @@ const scalesFit = (scales: Float32Array, { scaleDtype }: Storage): boolean => {
   return scales.every(scale => scale <= largest && roundScale(scale, scaleDtype) === scale)
 }
 
-/** Each group in pieces of `size` columns with the same parameters; undefined when groups are not runs of a multiple of `size`. */
-const regrouped = (linear: CodedLinear, groups: number): CodedLinear | undefined => {
-  const { out, in: inputs, groupOf } = linear
-  const size = Math.ceil(inputs / groups)
+/** Columns of a group. */
+const sizeOf = ({ group, in: inputs }: LinearScheme): number =>
+  typeof group === 'number' ? group : group === 'block' ? 128 : inputs
+
+/** Each group in pieces with the same parameters, as the scheme has them; undefined when groups are not runs of a multiple of their size. */
+const regrouped = (linear: CodedLinear, scheme: LinearScheme): CodedLinear | undefined => {
+  const { out, groupOf } = linear
+  const { groups, actOrder } = scheme
+  const size = sizeOf(scheme)
   const given = linear.scales.length / out
+  if (given === groups && actOrder === 'g_idx') return linear // the layout has a place for any order
   if (given === groups && groupOf.every((group, column) => group === Math.floor(column / size))) return linear
   const of = Int32Array.from({ length: groups }, (_, group) => groupOf[group * size])
   if (!groupOf.every((group, column) => group === of[Math.floor(column / size)])) return undefined
@@ -62,11 +69,21 @@ const toBiased = (linear: CodedLinear): CodedLinear => {
 /** The zero point in the middle of the codes, which symmetric layouts do not store. */
 const isCentred = ({ zeros, bits }: CodedLinear): boolean => zeros.every(zero => zero === 2 ** (bits - 1))
 
-const parametersFit = (linear: CodedLinear, { symmetric }: LinearScheme, storage: Storage): boolean => {
+/** Whether its table is that of the grid, for all codes that it uses. */
+const hasLevels = ({ codes, levels }: CodedLinear, { grid }: LinearScheme): boolean => {
+  if (grid === 'int') return false
+  const expected = levelGrids[grid].levels
+  const differs = [...levels.keys()].filter(code => levels[code] !== expected[code])
+  return differs.length === 0 || !codes.some(code => differs.includes(code))
+}
+
+const parametersFit = (linear: CodedLinear, scheme: LinearScheme, storage: Storage): boolean => {
+  const { symmetric } = scheme
   const { decode, zeros, biases } = linear
   if (decode === 'biased') return fits(biases, storage.biasDtype!)
-  if (decode === 'levels') return true
+  if (decode === 'levels') return hasLevels(linear, scheme)
   if (symmetric && !isCentred(linear)) return false
+  if (storage.zeroDtype) return fits(zeros, storage.zeroDtype)
   const [low, high] = storage.zeroRange!
   return zeros.every(zero => Number.isInteger(zero) && zero >= low && zero <= high)
 }
@@ -96,7 +113,7 @@ export const repack = (linear: QuantizedLinear, scheme: LinearScheme, storage: S
   const converted =
     storage.decode === 'affine' ? toAffine(linear) : storage.decode === 'biased' ? toBiased(linear) : linear
   if (converted.decode !== storage.decode) return undefined
-  const result = regrouped(converted, scheme.groups)
+  const result = regrouped(converted, scheme)
   if (!result || !parametersFit(result, scheme, storage) || !secondFits(result, storage)) return undefined
   return sameValues(dequantize(result), dequantize(linear)) ? result : undefined
 }

@@ -5,14 +5,15 @@ import { finiteSource } from './checkpoint/finite-source.ts'
 import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
 import { readConfigs } from './checkpoint/read-json.ts'
 import { hashTensor } from './checkpoint/tensor-pieces.ts'
-import type { Checkpoint, Configs, TensorSource } from './contracts.ts'
+import type { Checkpoint, Configs, QuantizedLinear, TensorSource } from './contracts.ts'
+import { openDecoded } from './decoded-checkpoint.ts'
 import { isFloat } from './dtype/convert.ts'
 import type { Dtype } from './dtype/dtype.ts'
 import { measureRows } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import type { Kernels } from './engine/kernel/pool.ts'
 import { QuantizeError } from './errors.ts'
-import { configFiles, detectFormat } from './format/index.ts'
+import { configFiles, detectFormat, formats } from './format/index.ts'
 import type { Files } from './io/files.ts'
 import { printable } from './io/printable.ts'
 import { filesIn, hashFile } from './io/whole-file.ts'
@@ -56,21 +57,29 @@ const checkFiles = (folder: string, { outputs }: Report, files: Files, each: (na
 /** What a report of one linear says of its weights. */
 type WeightFigures = Pick<LinearReport, 'weightMse' | 'sqnrDb' | 'maxAbsError' | 'clippedFraction' | 'zeroedWeights'>
 
+/** Linears of an output as they are stored: in the format that it declares, or as plain weights. */
+const storedLinears = (output: Checkpoint, configs: Configs): ((name: string) => QuantizedLinear) => {
+  const detected = detectFormat(output.tensors, configs, output.folder)
+  return name => {
+    const format = detected?.linears.has(name) ? detected.format : formats.safetensors
+    if (!detected?.linears.has(name) && !output.tensors.has(`${name}.weight`))
+      refuse(output.path, `holds no linear ${printable(name)}; the report lists it`)
+    return format.unpack(name, part => output.tensors.get(part), configs)
+  }
+}
+
 const figuresOf = async (
   kernels: Kernels,
   source: TensorSource,
-  output: Checkpoint,
-  configs: Configs,
+  stored: QuantizedLinear,
   { name, zeroedWeights }: LinearReport,
 ): Promise<WeightFigures> => {
-  const detected = detectFormat(output.tensors, configs, output.folder)
-  if (!detected?.linears.has(name))
-    refuse(output.path, `holds no quantized linear ${printable(name)}; the report lists it`)
-  const stored = detected!.format.unpack(name, part => output.tensors.get(part), configs)
-  if (stored.decode === 'dense') throw new Error('dense')
   const { out, in: inputs } = stored
   if (source.shape.length !== 2 || source.shape[0] !== out || source.shape[1] !== inputs)
-    refuse(source.file, `${printable(source.name)} is [${source.shape}]; the output holds [${out}, ${inputs}]`)
+    refuse(
+      source.file,
+      `${printable(source.name)} of ${printable(name)} is [${source.shape}]; the output holds [${out}, ${inputs}]`,
+    )
   const finite = zeroedWeights > 0 ? finiteSource(source) : undefined
   const sums = await measureRows(kernels, matrixOf(finite?.source ?? source, out, inputs), stored)
   const { mse, sqnrDb, maxAbsError } = weightError(out * inputs, sums)
@@ -108,8 +117,9 @@ const checkAgainst = async (
       refuse(join(source.folder, name), `is not the file that was quantized: SHA-256 ${sha256}`)
   }
   const configs = readConfigs(output.folder, configFiles, files)
+  const storedIn = storedLinears(output, configs)
   for (const linear of report.linears) {
-    const figures = await figuresOf(kernels, sourceTensor(source, linear.tensor), output, configs, linear)
+    const figures = await figuresOf(kernels, sourceTensor(source, linear.tensor), storedIn(linear.name), linear)
     for (const [figure, value] of Object.entries(figures)) {
       const said = linear[figure as keyof WeightFigures]
       if (said !== value)
@@ -151,8 +161,9 @@ export const verify = async (
   const opened: Checkpoint[] = []
   let kernels: Kernels | undefined
   try {
-    const source = openCheckpoint(sourcePath, files)
-    opened.push(source)
+    const plain = openCheckpoint(sourcePath, files)
+    opened.push(plain)
+    const source = openDecoded(plain, readConfigs(plain.folder, configFiles, files))
     const output = openCheckpoint(folder, files)
     opened.push(output)
     kernels = await createKernels()

@@ -73,6 +73,7 @@ export const codebook: Format = {
     loaders: 'no runtime; quantize eval, compare and convert read it',
     head: true,
     embedding: true,
+    anyStorage: true,
     activations: true,
   },
   storage: gridStorage,

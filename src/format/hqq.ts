@@ -76,6 +76,7 @@ export const hqq: Format = {
     decode: 'affine',
     scaleDtype: scaleDtype(scheme),
     zeroRange: [0, 2 ** scheme.bits - 1],
+    zeroDtype: scaleDtype(scheme),
   }),
   refuses,
   warnings: () => ['HQQ: transformers 5 does not load it; transformers 4.46 to 4.57 with the hqq package does'],
