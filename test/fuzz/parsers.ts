@@ -20,6 +20,7 @@ import type { Inputs } from '../../src/run-inputs.ts'
 import { type Confined, confine } from '../../src/text/confined.ts'
 import { loadTokenizer, tokenizerLimits, workerScript } from '../../src/text/tokenizer.ts'
 import { reportFacts } from '../report/facts.ts'
+import { formatsParser } from './formats.ts'
 import { jsonNear } from './json-tree.ts'
 import { memoryFiles } from './memory-files.ts'
 import { safetensorsFile } from './safetensors.ts'
@@ -416,6 +417,7 @@ export const parsers: readonly Parser[] = [
   indexParser,
   configParser,
   gptqParser,
+  formatsParser,
   tokenizerParser,
   reportParser,
   journalParser,
