@@ -3,6 +3,7 @@ import { fromFloat32, toFloat32 } from '../dtype/convert.ts'
 import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
+import { multiply } from '../io/size.ts'
 
 /** Float values as bytes of another dtype, to nearest even. @throws QuantizeError unsupported when a finite one is too large for it */
 const cast = (bytes: Uint8Array, { file, name, dtype }: TensorSource, into: WeightDtype): Uint8Array => {
@@ -22,13 +23,14 @@ const cast = (bytes: Uint8Array, { file, name, dtype }: TensorSource, into: Weig
 export const castSource = (source: TensorSource, dtype: Dtype): TensorSource => {
   if (dtype === source.dtype) return source
   const [from, to] = [dtypeBits[source.dtype] / 8, dtypeBits[dtype] / 8]
-  const bytes = (source.bytes / from) * to
+  const place = (byte: number, size: number, into: number): number => multiply(byte / size, into, source.name)
+  const bytes = place(source.bytes, from, to)
   return {
     ...source,
     dtype,
     bytes,
     read(start = 0, end = bytes, into) {
-      const stored = cast(source.read((start / to) * from, (end / to) * from), source, dtype as WeightDtype)
+      const stored = cast(source.read(place(start, to, from), place(end, to, from)), source, dtype as WeightDtype)
       into?.set(stored)
       return into ?? stored
     },

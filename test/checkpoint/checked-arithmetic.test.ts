@@ -36,6 +36,19 @@ const known: Readonly<Record<string, readonly string[]>> = {
     'col * rows',
     'row * cols',
   ],
+  'onnx-plan.ts': [
+    '(bytes.get(bits) ?? 0) + size',
+    'y - x',
+    'Number(a) - Number(b)',
+    'Math.ceil(end / alignment) * alignment',
+  ],
+  'tensor-pieces.ts': [
+    '4 * 2 ** 20',
+    '2 ** 20',
+    'start += buffer.byteLength',
+    'start + buffer.byteLength',
+    'end - start',
+  ],
   'tensor-source.ts': ['2 ** 30', 'end - start'],
 }
 
