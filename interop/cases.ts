@@ -1,0 +1,208 @@
+/** What is written and who reads it: every format × grid × bits that its runtimes load. */
+import type { Scheme } from './formulas.ts'
+
+/** Who reads a checkpoint: a loader of load.py in Python environment a, b or c (docs/interop.md), or onnxruntime-node. */
+export interface Reader {
+  readonly environment: 'a' | 'b' | 'c' | 'node'
+  readonly loader: string
+}
+
+const reader =
+  (environment: Reader['environment']) =>
+  (loader: string): Reader => ({ environment, loader })
+
+const [a, b, c] = [reader('a'), reader('b'), reader('c')]
+
+/** Readers of a format that was not read by its options alone. */
+const readers = {
+  gptq: [b('gptqmodel'), b('hf')],
+  /** transformers picks a kernel that has no whole rows. */
+  gptqmodel: [b('gptqmodel')],
+  awq: [b('gptqmodel'), b('hf'), a('mlx')],
+  ct: [a('hf')],
+  ctAsymmetric: [a('hf'), c('hf')],
+  hqq: [a('hqq')],
+  bnb: [a('hf')],
+  quanto: [a('quanto')],
+  mlx: [a('mlx')],
+  onnx: [a('onnx'), { environment: 'node', loader: 'onnxruntime-node' } as Reader],
+  codebook: [a('codebook')],
+  plain: [a('hf')],
+} as const
+
+export interface Case extends Scheme {
+  readonly method: 'rtn' | 'gptq'
+  /** Options beyond those of the scheme. */
+  readonly more: readonly string[]
+  readonly readers: readonly Reader[]
+}
+
+interface Choice extends Partial<Scheme> {
+  readonly method?: Case['method']
+  readonly more?: string
+}
+
+const cases =
+  (format: string, readBy: readonly Reader[]) =>
+  ({ method = 'rtn', more = '', ...scheme }: Choice): Case => ({
+    ...{ format, grid: 'int', bits: 4, group: 64, symmetric: true },
+    ...scheme,
+    method,
+    more: more === '' ? [] : more.split(' '),
+    readers: readBy,
+  })
+
+const each = <T>(values: readonly T[], make: (value: T) => readonly Case[]): Case[] => values.flatMap(make)
+
+/** Calibrated: error feedback, in each order of columns; and to nearest, every width. */
+const gptqCases = (): Case[] => {
+  const [v1, v2] = [cases('gptq', readers.gptq), cases('gptq:v2', readers.gptq)]
+  const channel = cases('gptq', readers.gptqmodel)
+  const ordered = { method: 'gptq', more: '--act-order g_idx', ordered: true } as const
+  return [
+    v1({ method: 'gptq' }),
+    v2({ method: 'gptq', symmetric: false }),
+    v2({ method: 'gptq', group: 32, more: '--clip mse' }),
+    channel({ method: 'gptq', group: 'channel' }),
+    v1(ordered),
+    v2({ ...ordered, bits: 3, symmetric: false }),
+    ...each([2, 3, 4, 8], bits => [v1({ bits, group: 32 }), v2({ bits, group: 32, symmetric: false })]),
+  ]
+}
+
+const compressedTensorsCases = (): Case[] => {
+  const symmetric = cases('compressed-tensors', readers.ct)
+  const asymmetric = cases('compressed-tensors', readers.ctAsymmetric)
+  const int8 = { bits: 8, group: 'channel' } as const
+  return [
+    ...each([2, 3, 4, 5, 6, 7, 8], bits => [symmetric({ bits }), asymmetric({ bits, symmetric: false })]),
+    ...each([4, 8], bits => [symmetric({ bits, group: 'channel' })]),
+    symmetric({ method: 'gptq', group: 128 }),
+    symmetric({ method: 'gptq', more: '--act-order g_idx', ordered: true }),
+    symmetric({ ...int8, more: '--activations int8' }),
+    symmetric({ grid: 'fp8', ...int8 }),
+    symmetric({ grid: 'fp8', ...int8, more: '--activations fp8' }),
+    symmetric({ grid: 'fp8', bits: 8, group: 'tensor' }),
+    symmetric({ grid: 'fp8', bits: 8, group: 'block' }),
+    symmetric({ grid: 'nvfp4', group: 16 }),
+    symmetric({ grid: 'mxfp4', group: 32 }),
+    symmetric({ grid: 'mxfp8', bits: 8, group: 32 }),
+  ]
+}
+
+const awqCases = (): Case[] => {
+  const awq = cases('awq', readers.awq)
+  return [...each([32, 64, 128], group => [awq({ group, symmetric: false })]), awq({})]
+}
+
+const hqqCases = (): Case[] => {
+  const hqq = cases('hqq', readers.hqq)
+  return each([1, 2, 3, 4, 8], bits => [hqq({ bits, symmetric: false })])
+}
+
+const bnbCases = (): Case[] => {
+  const bnb = cases('bnb', readers.bnb)
+  const double = cases('bnb:double', readers.bnb)
+  return [
+    ...each([64, 128], group => [bnb({ grid: 'nf4', group }), bnb({ grid: 'bnb-fp4', group })]),
+    ...each(['nf4', 'bnb-fp4'], grid => [double({ grid, nested: true })]),
+    bnb({ bits: 8, group: 'channel' }),
+  ]
+}
+
+const quantoCases = (): Case[] => {
+  const quanto = cases('quanto', readers.quanto)
+  return [
+    ...each([2, 4], bits => [quanto({ bits, group: 'implied', symmetric: false })]),
+    quanto({ bits: 8, group: 'channel' }),
+    ...each(['fp8', 'fp8-e5m2'], grid => [quanto({ grid, bits: 8, group: 'channel' })]),
+  ]
+}
+
+const mlxCases = (): Case[] => {
+  const mlx = cases('mlx', readers.mlx)
+  return [
+    ...each([2, 3, 4, 5, 6, 8], bits => [mlx({ bits, symmetric: false })]),
+    ...each([32, 128], group => [mlx({ group, symmetric: false })]),
+    mlx({ symmetric: false, more: '--embed-bits none' }),
+    mlx({ grid: 'mxfp4', group: 32 }),
+    mlx({ grid: 'nvfp4', group: 16 }),
+    mlx({ grid: 'mxfp8', bits: 8, group: 32 }),
+  ]
+}
+
+const onnxCases = (): Case[] => {
+  const onnx = cases('onnx', readers.onnx)
+  return each([2, 4, 8], bits => [onnx({ bits, group: 32 }), onnx({ bits, group: 32, symmetric: false })])
+}
+
+/** Every grid once, and what only this format says: groups of a tensor, of blocks, in any order. */
+const codebookCases = (): Case[] => {
+  const codebook = cases('codebook', readers.codebook)
+  const eightBits = { bits: 8, group: 'channel' } as const
+  return [
+    ...each([1, 2, 3, 4, 5, 6, 7, 8], bits => [codebook({ bits, symmetric: bits % 2 === 0 })]),
+    codebook({ method: 'gptq', more: '--act-order g_idx', ordered: true }),
+    ...each(['fp4', 'nf4', 'bnb-fp4'], grid => [codebook({ grid, group: 32 })]),
+    ...each(['fp8', 'fp8-e5m2'], grid => [codebook({ grid, ...eightBits })]),
+    ...each(['tensor', 'block'], group => [codebook({ grid: 'fp8', bits: 8, group })]),
+    codebook({ grid: 'nvfp4', group: 16 }),
+    codebook({ grid: 'mxfp4', group: 32 }),
+    codebook({ grid: 'mxfp8', bits: 8, group: 32 }),
+  ]
+}
+
+/** Decoded weights: any runtime's. */
+const plainCases = (): Case[] =>
+  each(['safetensors:f32', 'safetensors:bf16', 'safetensors:f16'], format => [cases(format, readers.plain)({})])
+
+const fp8Cases = (): Case[] => {
+  const fp8 = cases('fp8', readers.plain)
+  return each(['block', 'tensor'], group => [fp8({ grid: 'fp8', bits: 8, group })])
+}
+
+export const everyCase: readonly Case[] = [
+  ...gptqCases(),
+  ...awqCases(),
+  ...compressedTensorsCases(),
+  ...fp8Cases(),
+  ...hqqCases(),
+  ...bnbCases(),
+  ...quantoCases(),
+  ...mlxCases(),
+  ...onnxCases(),
+  ...codebookCases(),
+  ...plainCases(),
+]
+
+/** Our format's name for a checkpoint of another maker, and who reads it. */
+export interface Peer {
+  readonly format: string
+  readonly readers: readonly Reader[]
+  /** We say what it is and what we lack, and do not read it. */
+  readonly refused?: true
+}
+
+/** By the beginning of the folder's name, as peers.py names them; the longest counts. */
+const peers: Readonly<Record<string, Peer>> = {
+  'bnb-': { format: 'bnb', readers: readers.bnb },
+  'quanto-': { format: 'quanto', readers: readers.quanto },
+  'hqq-': { format: 'hqq', readers: readers.hqq },
+  'mlx-': { format: 'mlx', readers: readers.mlx },
+  'ct-': { format: 'compressed-tensors', readers: readers.ct },
+  'ct-mxfp4': { format: 'compressed-tensors', readers: [], refused: true },
+  'ct-mxfp4a16': { format: 'compressed-tensors', readers: readers.ct },
+  'ct-nvfp4': { format: 'compressed-tensors', readers: [], refused: true },
+  'ct-nvfp4a16': { format: 'compressed-tensors', readers: readers.ct },
+  'gptq-': { format: 'gptq', readers: readers.gptq },
+  'gptq-4bit-channel': { format: 'gptq', readers: readers.gptqmodel },
+  'awq-': { format: 'awq', readers: readers.awq },
+  'fp8-': { format: 'fp8', readers: readers.plain },
+  'fp8-gptqmodel': { format: 'fp8', readers: readers.gptqmodel },
+}
+
+/** undefined for a folder that peers.py did not make. */
+export const peerOf = (name: string): Peer | undefined => {
+  const prefixes = Object.keys(peers).filter(prefix => name.startsWith(prefix))
+  return peers[prefixes.reduce((longest, prefix) => (prefix.length > longest.length ? prefix : longest), '')]
+}

@@ -1,0 +1,183 @@
+/** One checkpoint, ours or another maker's: read by us and by its own runtimes. */
+import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Case, peerOf, type Reader } from './cases.ts'
+import { formulaBits, type Scheme } from './formulas.ts'
+import { CommandError, type LoaderAnswer, type LoaderProcess, quantize } from './programs.ts'
+import { readHeaders, type StoredTensor, scaleWidth, sizeOnDisk } from './stored.ts'
+import { type Row, toleranceOf, weightTolerances } from './table.ts'
+
+export interface Model {
+  readonly name: string
+  readonly folder: string
+  readonly text: string
+}
+
+export interface Settings {
+  readonly samples: string
+  readonly seqLen: string
+  readonly windows: string
+  /** What does not fit a linear is an error, too. */
+  readonly unfit: 'keep' | 'error'
+  /** Working folder; emptied after each checkpoint. */
+  readonly scratch: string
+  readonly processes: Readonly<Record<Reader['environment'], LoaderProcess | undefined>>
+}
+
+type Facts = Pick<Row, 'model' | 'format' | 'bits' | 'scheme'> & Partial<Row>
+
+/** Exit code of what a format cannot hold. */
+const cannotHold = 4
+
+/** Quantizes a model, and reads the result. */
+export const checkCase = async (model: Model, wanted: Case, settings: Settings): Promise<Row[]> => {
+  const folder = join(settings.scratch, 'checkpoint')
+  const facts = factsOf(model, wanted)
+  try {
+    quantize(model.folder, '-o', folder, ...optionsOf(wanted, settings))
+    const sizes = compareSizes(model, folder, wanted)
+    const seen = { ...facts, ...sizes.columns }
+    return await readByAll(model, folder, wanted.readers, seen, settings, misnamed(folder, wanted) ?? sizes.problem)
+  } catch (error) {
+    return [failed(facts, error)]
+  } finally {
+    empty(settings.scratch)
+  }
+}
+
+/** Reads a checkpoint that another maker wrote. */
+export const checkPeer = async (model: Model, parent: string, name: string, settings: Settings): Promise<Row[]> => {
+  const folder = join(parent, name)
+  const peer = peerOf(name)!
+  const facts = { model: model.name, format: name, bits: '', scheme: '' }
+  try {
+    const { quantization } = JSON.parse(quantize('inspect', folder, '--json'))
+    if (quantization === null) return [{ ...facts, reader: '', outcome: 'NO', verdict: 'inspect names no format' }]
+    const [scheme] = quantization.schemes
+    const seen = {
+      ...facts,
+      bits: String(scheme.bits),
+      scheme: `${quantization.format} ${scheme.grid}/${scheme.group}`,
+      bitsPerWeight: quantization.bitsPerWeight,
+    }
+    const problem =
+      quantization.format.split(':')[0] === peer.format ? undefined : `inspect names it ${quantization.format}`
+    return await readByAll(model, folder, peer.readers, seen, settings, problem)
+  } catch (error) {
+    return [failed(facts, error)]
+  } finally {
+    empty(settings.scratch)
+  }
+}
+
+const factsOf = (model: Model, { format, bits, grid, group, symmetric, method, more }: Case): Facts => {
+  const sign = grid === 'int' ? (symmetric ? ' sym' : ' asym') : ''
+  const scheme = [`${grid}${sign}/${group}`, method === 'rtn' ? '' : method, ...more].filter(Boolean).join(' ')
+  return { model: model.name, format, bits: String(bits), scheme }
+}
+
+const failed = (facts: Facts, error: unknown): Row => {
+  if (!(error instanceof CommandError)) throw error
+  const outcome = error.exitCode === cannotHold ? 'does not fit' : 'NO'
+  return { ...facts, reader: '', outcome, verdict: error.message }
+}
+
+const optionsOf = (wanted: Case, { samples, seqLen, unfit }: Settings): string[] => {
+  const { format, bits, grid, group, symmetric, method, more } = wanted
+  const data = method === 'gptq' ? ['--samples', samples, '--seq-len', seqLen] : []
+  const width = grid === 'int' ? ['--bits', String(bits), symmetric ? '--sym' : '--asym'] : []
+  const groups = group === 'implied' ? [] : ['--group', String(group)]
+  const scheme = ['--method', method, '--format', format, '--grid', grid, ...width, ...groups]
+  return [...scheme, ...data, '--unfit', unfit, '--overwrite', ...more]
+}
+
+/** Decoded weights name no format. */
+const misnamed = (folder: string, { format }: Scheme): string | undefined => {
+  const { quantization } = JSON.parse(quantize('inspect', folder, '--json'))
+  const expected = format.startsWith('safetensors') ? undefined : format.split(':')[0]
+  return quantization?.format.split(':')[0] === expected ? undefined : `inspect names it ${quantization?.format}`
+}
+
+/** Linears of the source's blocks, and its embedding, with their shapes. */
+const weightsOf = (model: Model): [string, StoredTensor][] =>
+  [...readHeaders(model.folder)]
+    .filter(([name, { shape }]) => name.endsWith('.weight') && shape.length === 2)
+    .map(([name, tensor]) => [name.slice(0, -'.weight'.length), tensor])
+
+/** Bits a weight of what is quantized: by the bytes of the file and by the formula; and the tensors of fixed size, which no formula counts. */
+const compareSizes = (model: Model, folder: string, scheme: Scheme) => {
+  const tensors = readHeaders(folder)
+  const total = { bits: 0, formula: 0, fixedBits: 0, weights: 0, linears: 0 }
+  for (const [module, { shape }] of weightsOf(model)) {
+    const size = sizeOnDisk(module, tensors)
+    if (!size) continue
+    const [out, inputs] = shape
+    total.bits += size.bits
+    total.fixedBits += size.fixedBits
+    total.formula += formulaBits(scheme, { out, in: inputs }, scaleWidth(module, tensors))
+    total.weights += out * inputs
+    total.linears++
+  }
+  if (total.linears === 0) return { columns: {}, problem: undefined }
+  return {
+    columns: {
+      bitsPerWeight: total.bits / total.weights,
+      formula: total.formula / total.weights,
+      fixedBytes: total.fixedBits / 8 / total.linears,
+    },
+    problem: total.bits === total.formula ? undefined : 'the file is not as long as the formula says',
+  }
+}
+
+/** Our perplexity, and a row for each reader. */
+const readByAll = async (
+  model: Model,
+  folder: string,
+  readers: readonly Reader[],
+  facts: Facts,
+  settings: Settings,
+  problem: string | undefined,
+): Promise<Row[]> => {
+  const { seqLen, windows } = settings
+  const scored = quantize('eval', folder, '--text', model.text, '--seq-len', seqLen, '--windows', windows, '--json')
+  const ours: number = JSON.parse(scored).perplexity
+  const values = decoded(folder, settings)
+  const rows: Row[] = []
+  for (const { environment, loader } of readers) {
+    const answer = await settings.processes[environment]?.ask({
+      ...{ loader, folder, text: model.text, seq: Number(seqLen), windows: Number(windows), values },
+    })
+    if (answer) rows.push(judged({ ...facts, ours }, `${loader} (${environment})`, answer, problem))
+  }
+  return rows
+}
+
+/** The same checkpoint as float32 weights: what we say each code means. */
+const decoded = (folder: string, { scratch }: Settings): string | undefined => {
+  const values = join(scratch, 'values')
+  try {
+    quantize('convert', folder, '--format', 'safetensors:f32', '-o', values, '--overwrite')
+    return existsSync(values) ? values : undefined
+  } catch {
+    return undefined
+  }
+}
+
+const judged = (facts: Facts, reader: string, answer: LoaderAnswer, problem: string | undefined): Row => {
+  const { error, perplexity, precision = 'float32', activations, note, difference } = answer
+  const row = { ...facts, reader, theirs: perplexity, weights: difference }
+  const rounded = [precision === 'float32' ? '' : precision, activations ? 'activations quantized' : '']
+  const says = [...rounded, note].filter(Boolean).join(', ')
+  const no = (why: string): Row => ({ ...row, outcome: 'NO', verdict: [why, says].filter(Boolean).join('; ') })
+  if (error !== undefined) return no(error)
+  if (problem !== undefined) return no(problem)
+  if (perplexity === undefined && difference === undefined) return no('nothing compared')
+  if (perplexity !== undefined && !(Math.abs(perplexity / facts.ours! - 1) <= toleranceOf(answer)))
+    return no('perplexities differ')
+  if (difference !== undefined && !(difference <= weightTolerances[precision])) return no('weights differ')
+  return { ...row, outcome: 'ok', verdict: says }
+}
+
+const empty = (folder: string): void => {
+  for (const name of readdirSync(folder)) rmSync(join(folder, name), { recursive: true, force: true })
+}
