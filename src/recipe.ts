@@ -1,4 +1,4 @@
-import type { ActOrder, Bits, ClipName, GridName, Group, LinearScheme, WeightDtype } from './contracts.ts'
+import type { ActOrder, Bits, ClipName, FormatFacts, GridName, Group, LinearScheme, WeightDtype } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
 import { gridPresets } from './method/grids.ts'
@@ -109,6 +109,20 @@ export const bitsOf = (grid: GridName, asked: Bits | undefined, otherwise: Bits)
   return bits ?? asked ?? otherwise
 }
 
+/** The format's own grid, unless the bits that were asked for are another's. */
+const preferredGrid = (facts: FormatFacts | undefined, bits: Bits | undefined): GridName => {
+  const own = facts?.defaults?.grid ?? 'int'
+  const known = gridPresets[own].bits
+  return bits !== undefined && known !== undefined && bits !== known ? 'int' : own
+}
+
+/** A format's choice counts for its own grid; then the grid's; integers with quantized activations have one scale a channel. */
+const usualGroup = ({ activations }: RecipeRequest, grid: GridName, facts: FormatFacts, method: Method): Group => {
+  const { grid: own = 'int', group } = facts.defaults ?? {}
+  if (grid === 'int' && (activations || own !== 'int')) return 'channel'
+  return (grid === own ? group : undefined) ?? gridPresets[grid].group ?? group ?? method.group
+}
+
 /**
  * Fills in a request: from what the grid settles, then from what the format prefers, then from the method's preset.
  * @throws QuantizeError bad-option when method or format are unknown, or cannot use what was asked
@@ -116,15 +130,14 @@ export const bitsOf = (grid: GridName, asked: Bits | undefined, otherwise: Bits)
 export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const method: Method = methodNamed(request.method ?? defaults.method)
   const asked = request.format === undefined ? undefined : formatNamed(request.format).facts
-  const grid = request.grid ?? asked?.defaults?.grid ?? 'int'
+  const grid = request.grid ?? preferredGrid(asked, request.bits)
   const preset = gridPresets[grid]
   if (grid !== 'int' && request.symmetric === false) refuse(`--asym: grid ${grid} has no zero point; leave it out`)
   const symmetric = request.symmetric ?? (grid === 'int' ? (asked?.defaults?.symmetric ?? method.symmetric) : true)
   const format = request.format ?? preset.format ?? method.format[symmetric ? 'symmetric' : 'asymmetric']
   const { facts } = formatNamed(format)
   const bits = bitsOf(grid, request.bits, facts.defaults?.bits ?? method.bits)
-  const group =
-    request.group ?? (facts.impliedGroup ? 'implied' : (preset.group ?? facts.defaults?.group ?? method.group))
+  const group = request.group ?? (facts.impliedGroup ? 'implied' : usualGroup(request, grid, facts, method))
   const actOrder = request.actOrder ?? method.actOrder
   if (actOrder === 'g_idx' && typeof group !== 'number')
     refuse(`--act-order g_idx needs groups of columns; with --group ${group} use --act-order static`)

@@ -106,3 +106,60 @@ it('a grid that the format does not store is refused, with what would fit', asyn
   expect((await refused('--grid', 'nf4', '--bits', '8')).said).toMatch(/grid nf4 has 4 bits/)
   expect((await refused('--grid', 'nf4', '--asym')).said).toMatch(/no zero point/)
 })
+
+describe('what is not said follows from format and grid', () => {
+  const plan = async (...options: string[]) => {
+    const { code, stdout } = await run(tinyLlama, '--method', 'rtn', '--dry-run', '--json', ...options)
+    expect(code).toBe(0)
+    const { recipe } = JSON.parse(stdout)
+    return [recipe.format, recipe.grid, recipe.bits, recipe.group, recipe.symmetric]
+  }
+
+  it.each([
+    [[], ['compressed-tensors', 'int', 4, 128, true]],
+    [
+      ['--grid', 'fp8'],
+      ['compressed-tensors', 'fp8', 8, 'channel', true],
+    ],
+    [
+      ['--format', 'fp8'],
+      ['fp8', 'fp8', 8, 'block', true],
+    ],
+    [
+      ['--grid', 'nf4'],
+      ['bnb', 'nf4', 4, 64, true],
+    ],
+    [
+      ['--format', 'bnb'],
+      ['bnb', 'nf4', 4, 64, true],
+    ],
+    [
+      ['--format', 'bnb', '--bits', '8'],
+      ['bnb', 'int', 8, 'channel', true],
+    ],
+    [
+      ['--format', 'mlx'],
+      ['mlx', 'int', 4, 64, false],
+    ],
+    [
+      ['--format', 'mlx', '--grid', 'mxfp4'],
+      ['mlx', 'mxfp4', 4, 32, true],
+    ],
+    [
+      ['--format', 'awq'],
+      ['awq', 'int', 4, 128, false],
+    ],
+    [
+      ['--format', 'onnx'],
+      ['onnx', 'int', 4, 32, true],
+    ],
+    [
+      ['--bits', '8', '--activations', 'int8'],
+      ['compressed-tensors', 'int', 8, 'channel', true],
+    ],
+    [
+      ['--scheme', 'FP8'],
+      ['compressed-tensors', 'fp8', 8, 'channel', true],
+    ],
+  ] as const)('%s', async (options, expected) => expect(await plan(...options)).toEqual(expected))
+})
