@@ -8,8 +8,16 @@ export type Fields = Readonly<Record<string, unknown>>
 export const isObject = (value: unknown): value is Fields =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
+const textOf = (value: unknown): string => {
+  try {
+    return JSON.stringify(value) ?? String(value)
+  } catch {
+    return 'nested too deeply to be shown'
+  }
+}
+
 export const shownValue = (value: unknown): string => {
-  const text = JSON.stringify(value) ?? String(value)
+  const text = textOf(value)
   return printable(text.length > 40 ? `${text.slice(0, 40)}…` : text)
 }
 

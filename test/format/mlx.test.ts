@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { Bits, CodedLinear, GridName, LinearScheme, StoredTensor, WeightDtype } from '../../src/contracts.ts'
+import { dequantize } from '../../src/dequantize.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import { formats } from '../../src/format/index.ts'
-import { dequantize } from '../../src/quantize/dequantize.ts'
 import { hexWords, infoMap, lookupIn } from './linears.ts'
 import {
   bytesOfShape,

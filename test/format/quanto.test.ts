@@ -1,10 +1,10 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { Bits, Group, LinearScheme, StoredTensor, WeightDtype } from '../../src/contracts.ts'
+import { dequantize } from '../../src/dequantize.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import { formats } from '../../src/format/index.ts'
 import { impliedGroup } from '../../src/format/quanto-shapes.ts'
-import { dequantize } from '../../src/quantize/dequantize.ts'
 import { infoMap, lookupIn } from './linears.ts'
 import {
   bytesOfShape,
