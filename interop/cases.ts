@@ -20,6 +20,7 @@ const readers = {
   gptqmodel: [b('gptqmodel')],
   awq: [b('gptqmodel'), b('hf'), a('mlx')],
   ct: [a('hf')],
+  ctUnpack: [a('ct-unpack')],
   ctAsymmetric: [a('hf'), c('hf')],
   hqq: [a('hqq')],
   bnb: [a('hf')],
@@ -35,6 +36,8 @@ export interface Case extends Scheme {
   /** Options beyond those of the scheme. */
   readonly more: readonly string[]
   readonly readers: readonly Reader[]
+  /** A format that we read, where we only write this one: it gives our perplexity of the same codes. */
+  readonly twin?: string
 }
 
 interface Choice extends Partial<Scheme> {
@@ -73,12 +76,13 @@ const gptqCases = (): Case[] => {
 const compressedTensorsCases = (): Case[] => {
   const symmetric = cases('compressed-tensors', readers.ct)
   const asymmetric = cases('compressed-tensors', readers.ctAsymmetric)
+  const ordered = cases('compressed-tensors', readers.ctUnpack)
   const int8 = { bits: 8, group: 'channel' } as const
   return [
     ...each([2, 3, 4, 5, 6, 7, 8], bits => [symmetric({ bits }), asymmetric({ bits, symmetric: false })]),
     ...each([4, 8], bits => [symmetric({ bits, group: 'channel' })]),
     symmetric({ method: 'gptq', group: 128 }),
-    symmetric({ method: 'gptq', more: '--act-order g_idx', ordered: true }),
+    ordered({ method: 'gptq', more: '--act-order g_idx', ordered: true }),
     symmetric({ ...int8, more: '--activations int8' }),
     symmetric({ grid: 'fp8', ...int8 }),
     symmetric({ grid: 'fp8', ...int8, more: '--activations fp8' }),
@@ -133,7 +137,8 @@ const mlxCases = (): Case[] => {
 
 const onnxCases = (): Case[] => {
   const onnx = cases('onnx', readers.onnx)
-  return each([2, 4, 8], bits => [onnx({ bits, group: 32 }), onnx({ bits, group: 32, symmetric: false })])
+  const all = each([2, 4, 8], bits => [onnx({ bits, group: 32 }), onnx({ bits, group: 32, symmetric: false })])
+  return all.map(wanted => ({ ...wanted, twin: 'codebook' }))
 }
 
 /** Every grid once, and what only this format says: groups of a tensor, of blocks, in any order. */

@@ -36,13 +36,23 @@ export const checkCase = async (model: Model, wanted: Case, settings: Settings):
   try {
     quantize(model.folder, '-o', folder, ...optionsOf(wanted, settings))
     const sizes = compareSizes(model, folder, wanted)
-    const seen = { ...facts, ...sizes.columns }
-    return await readByAll(model, folder, wanted.readers, seen, settings, misnamed(folder, wanted) ?? sizes.problem)
+    const read = wanted.twin === undefined ? folder : twinOf(model, wanted, settings)
+    const problem = sizes.problem ?? (wanted.twin === undefined ? misnamed(folder, wanted) : undefined)
+    const ours = score(model, read, settings)
+    const seen = { ...facts, ...sizes.columns, ours }
+    return await readByAll(model, folder, wanted.readers, seen, settings, problem)
   } catch (error) {
     return [failed(facts, error)]
   } finally {
     empty(settings.scratch)
   }
+}
+
+/** The same codes in a format that we read, where we only write the other. */
+const twinOf = (model: Model, wanted: Case, settings: Settings): string => {
+  const folder = join(settings.scratch, 'twin')
+  quantize(model.folder, '-o', folder, ...optionsOf({ ...wanted, format: wanted.twin! }, settings))
+  return folder
 }
 
 /** Reads a checkpoint that another maker wrote. */
@@ -56,6 +66,7 @@ export const checkPeer = async (model: Model, parent: string, name: string, sett
     const [scheme] = quantization.schemes
     const seen = {
       ...facts,
+      ours: peer.refused ? undefined : score(model, folder, settings),
       bits: String(scheme.bits),
       scheme: `${quantization.format} ${scheme.grid}/${scheme.group}`,
       bitsPerWeight: quantization.bitsPerWeight,
@@ -129,7 +140,11 @@ const compareSizes = (model: Model, folder: string, scheme: Scheme) => {
   }
 }
 
-/** Our perplexity, and a row for each reader. */
+/** The perplexity that we read. */
+const score = ({ text }: Model, folder: string, { seqLen, windows }: Settings): number =>
+  JSON.parse(quantize('eval', folder, '--text', text, '--seq-len', seqLen, '--windows', windows, '--json')).perplexity
+
+/** A row for each reader. */
 const readByAll = async (
   model: Model,
   folder: string,
@@ -139,15 +154,13 @@ const readByAll = async (
   problem: string | undefined,
 ): Promise<Row[]> => {
   const { seqLen, windows } = settings
-  const scored = quantize('eval', folder, '--text', model.text, '--seq-len', seqLen, '--windows', windows, '--json')
-  const ours: number = JSON.parse(scored).perplexity
   const values = decoded(folder, settings)
   const rows: Row[] = []
   for (const { environment, loader } of readers) {
     const answer = await settings.processes[environment]?.ask({
       ...{ loader, folder, text: model.text, seq: Number(seqLen), windows: Number(windows), values },
     })
-    if (answer) rows.push(judged({ ...facts, ours }, `${loader} (${environment})`, answer, problem))
+    if (answer) rows.push(judged(facts, `${loader} (${environment})`, answer, problem))
   }
   return rows
 }

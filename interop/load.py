@@ -17,7 +17,7 @@ import numpy as np
 
 
 class Loaded:
-    """forward: token ids [T] -> logits [T, vocabulary]; weights: () -> pairs of module name and float32 [out, in]."""
+    """forward: token ids [T] -> logits [T, vocabulary]; weights: () -> pairs of module name and float32 [out, in]. Either may be None."""
 
     def __init__(self, forward, weights, precision="float32", note="", activations=False):
         self.forward, self.weights, self.precision, self.note, self.activations = forward, weights, precision, note, activations
@@ -88,6 +88,20 @@ def load_compressed(folder):
             return Loaded(torch_forward(model), torch_weights(model, linear_weight), "bfloat16", activations=True)
         model = from_pretrained(folder, torch.float32, quantization_config=CompressedTensorsConfig(dequantize=True))
         return Loaded(torch_forward(model), torch_weights(model, linear_weight), "bfloat16", "dequantized on load")
+
+
+def load_compressed_codes(folder):
+    """What the package's own unpacking makes of the tensors of an integer checkpoint whose config it refuses."""
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    bits = {group["weights"]["num_bits"] for group in quantization_config(folder)["config_groups"].values()}.pop()
+    tensors = stored_tensors(folder)
+
+    def weights():
+        for name in [name.removesuffix(".weight_packed") for name in tensors if name.endswith(".weight_packed")]:
+            packed, scale, shape, order = (tensors.get(f"{name}.{part}") for part in ["weight_packed", "weight_scale", "weight_shape", "weight_g_idx"])
+            codes = unpack_from_int32(packed, bits, shape)
+            yield name, (codes.float() * scale.float()[:, order.long()]).numpy()
+    return Loaded(None, weights, note="only unpacked: compressed-tensors refuses actorder group since 0.19")
 
 
 def load_bnb(folder):
@@ -261,7 +275,7 @@ def load_onnx(folder):
     return Loaded(forward, None, "float16" if half else "float32")
 
 
-LOADERS = {"hf": load_hf, "gptqmodel": load_gptqmodel, "quanto": load_quanto, "hqq": load_hqq, "codebook": load_codebook, "mlx": load_mlx, "onnx": load_onnx}
+LOADERS = {"hf": load_hf, "ct-unpack": load_compressed_codes, "gptqmodel": load_gptqmodel, "quanto": load_quanto, "hqq": load_hqq, "codebook": load_codebook, "mlx": load_mlx, "onnx": load_onnx}
 
 
 def token_windows(folder, text, seq, windows):
@@ -296,7 +310,7 @@ def compare(loaded, folder):
 def answer(request):
     loaded = LOADERS[request["loader"]](request["folder"])
     result = {"precision": loaded.precision, "note": loaded.note, "activations": loaded.activations}
-    if "text" in request:
+    if "text" in request and loaded.forward:
         windows = token_windows(request["folder"], request["text"], request["seq"], request["windows"])
         result["perplexity"] = perplexity(loaded, windows)
     if "values" in request and loaded.weights:

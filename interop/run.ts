@@ -49,7 +49,7 @@ const processesOf = ({ a, b, c }: Options) => ({
   a: python(a) || undefined,
   b: python(b) || undefined,
   c: python(c) || undefined,
-  node: new LoaderProcess(process.execPath, ['--import', 'tsx', here('load-onnx.ts')]),
+  node: new LoaderProcess(process.execPath, ['--import', import.meta.resolve('tsx'), here('load-onnx.ts')]),
 })
 
 /** The checks of a run, in order; each gives its rows. */

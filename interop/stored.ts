@@ -84,6 +84,7 @@ export const sizeOnDisk = (module: string, tensors: ReadonlyMap<string, StoredTe
 const scaleNames = [
   'scales',
   'weight_scale',
+  'weight_scales',
   'weight_scale_inv',
   'scale',
   'weight._scale',

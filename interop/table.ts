@@ -32,7 +32,7 @@ export const toleranceOf = ({ precision, activations }: LoaderAnswer): number =>
 export const weightTolerances: Readonly<Record<NonNullable<LoaderAnswer['precision']>, number>> = {
   float32: 2 ** -22,
   float16: 2 ** -10,
-  bfloat16: 2 ** -7,
+  bfloat16: 2 ** -6,
 }
 
 const decimals = (value: number | undefined, digits: number): string => value?.toFixed(digits) ?? ''
