@@ -79,7 +79,9 @@ export const hqq: Format = {
     zeroDtype: scaleDtype(scheme),
   }),
   refuses,
-  warnings: () => ['HQQ: transformers 5 does not load it; transformers 4.46 to 4.57 with the hqq package does'],
+  warnings: () => [
+    'HQQ: transformers 5 does not load it; transformers 4.46 to 4.57 with the hqq package does (4.57 in float32 only)',
+  ],
   layout,
   pack,
   unpack: (module, tensors) => unpackHqq(module, tensors),
