@@ -5,6 +5,8 @@ import type { Files } from '../io/files.ts'
 import { checkedMember } from '../io/member.ts'
 import { printable } from '../io/printable.ts'
 import { explainExtension } from './foreign-file.ts'
+import { onnxFolder } from './onnx-plan.ts'
+import { findOnnx, openOnnx } from './onnx-read.ts'
 import { readHeader, type SafetensorsHeader } from './safetensors-header.ts'
 import { readShardIndex, type WeightMap } from './shard-index.ts'
 import { type OpenFile, openFile, tensorSource } from './tensor-source.ts'
@@ -86,6 +88,18 @@ const find = (files: Files, path: string): Found => {
   return there.kind === 'folder' ? findInFolder(files, path) : findFile(files, path)
 }
 
+/** An ONNX model: the graph itself, or a folder without other weights that holds one as we write it. */
+const onnxGraph = (path: string, files: Files): { readonly path: string; readonly folder: string } | undefined => {
+  const kind = files.stat(path)?.kind
+  if (kind === 'file' && path.endsWith('.onnx')) {
+    const folder = dirname(path)
+    return { path, folder: basename(folder) === onnxFolder ? dirname(folder) : folder }
+  }
+  if (kind !== 'folder' || files.list(path).some(name => name.endsWith('.safetensors'))) return undefined
+  const graph = findOnnx(path, files)
+  return graph === undefined ? undefined : { path: graph, folder: path }
+}
+
 interface Opened {
   readonly file: OpenFile
   readonly header: SafetensorsHeader
@@ -125,10 +139,13 @@ const checkIndex = (tensors: ReadonlyMap<string, TensorSource>, path: string, ma
  * Opens a model's weights: a .safetensors file, a `*.safetensors.index.json`, or a folder with model.safetensors, with
  * model.safetensors.index.json and its shards, or with exactly one other *.safetensors (in this order). Headers are
  * read and checked whole; no tensor data is. A single shard of an index in the same folder is refused.
+ * A folder without any, in which an ONNX graph stands as we write it, gives its weights.
  * The descriptors stay open until `close`, so that a file replaced meanwhile is not mixed in.
  * @throws QuantizeError bad-input for what is missing, broken or contradicts itself; unsupported for pickles and GGUF
  */
 export const openCheckpoint = (path: string, files: Files): Checkpoint => {
+  const graph = onnxGraph(path, files)
+  if (graph) return { ...openOnnx(graph.path, graph.folder, files), path }
   const { folder, paths, index } = find(files, path)
   const opened: OpenFile[] = []
   const close = (): void => {

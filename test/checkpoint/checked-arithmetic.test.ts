@@ -42,6 +42,7 @@ const known: Readonly<Record<string, readonly string[]>> = {
     'Number(a) - Number(b)',
     'Math.ceil(end / alignment) * alignment',
   ],
+  'onnx-read.ts': ['256 * 2 ** 20', '2 ** 20'],
   'tensor-pieces.ts': [
     '4 * 2 ** 20',
     '2 ** 20',
