@@ -305,7 +305,7 @@ export interface LinearScheme {
   readonly role: 'linear' | 'head' | 'embedding'
   readonly out: number
   readonly in: number
-  /** Of the source's weight: some formats keep scales in the model's own dtype. */
+  /** Of the model: its own, or what --dtype makes it. Some formats keep scales in it. */
   readonly dtype: WeightDtype
   readonly grid: GridName
   readonly bits: Bits

@@ -200,7 +200,7 @@ export const schemeOf = (
     role,
     out,
     in: inputs,
-    dtype: stored?.dtype ?? (checkpoint.tensors.get(weight.tensor)!.dtype as WeightDtype), // others are refused before it matters
+    dtype: recipe.restDtype ?? stored?.dtype ?? (checkpoint.tensors.get(weight.tensor)!.dtype as WeightDtype), // others are refused before it matters
     grid,
     bits,
     symmetric: grid === 'int' ? (over.symmetric ?? recipe.symmetric) : true,

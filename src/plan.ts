@@ -212,6 +212,21 @@ const passedTensor = (tensor: TensorInfo, reason: string, { restDtype }: Recipe,
   return { name, reason: how, stored: { name, dtype: wanted, shape, bytes } }
 }
 
+/** The scheme of a linear; or, where linears that do not fit are kept, why it has none. @throws QuantizeError as schemeOf */
+const schemeOrReason = (
+  candidate: Candidate,
+  recipe: Recipe,
+  format: Format,
+  checkpoint: Checkpoint,
+): LinearScheme | string => {
+  try {
+    return schemeOf(candidate, recipe, format, checkpoint)
+  } catch (error) {
+    if (!(error instanceof QuantizeError) || error.code !== 'unsupported' || recipe.unfit !== 'keep') throw error
+    return error.message.replace(`${candidate.linear.name}: `, '')
+  }
+}
+
 /** Chooses the linears and their schemes. @throws QuantizeError as planRun */
 const chooseLinears = (
   checkpoint: Checkpoint,
@@ -237,8 +252,9 @@ const chooseLinears = (
   for (const candidate of candidates) {
     const { name } = candidate.linear
     const excluded = leftOut(name, recipe)
-    const scheme = excluded ? undefined : schemeOf(candidate, recipe, format, checkpoint)
-    const reason = scheme && refusal(candidate.linear, scheme, format, tensors)
+    const found = excluded ? undefined : schemeOrReason(candidate, recipe, format, checkpoint)
+    const scheme = typeof found === 'string' ? undefined : found
+    const reason = typeof found === 'string' ? found : found && refusal(candidate.linear, found, format, tensors)
     if (excluded) keep(candidate, excluded)
     if (reason) refuse(candidate, reason)
     schemes.set(name, reason ? undefined : scheme)
