@@ -6,14 +6,13 @@ import type {
   StoredTensor,
   TensorInfo,
   TensorLookup,
-  TensorSource,
   WeightDtype,
 } from '../../contracts.ts'
-import { fromFloat32, toFloat32 } from '../../dtype/convert.ts'
+import { fromFloat32 } from '../../dtype/convert.ts'
 import { QuantizeError } from '../../errors.ts'
 import { printable } from '../../io/printable.ts'
-import { tensorBytes } from '../../io/size.ts'
 import { packLines, unpackLines, wordsFor } from '../bits.ts'
+import { checkStored, damaged, none, readBytes, readFloats, roleOf } from '../stored.ts'
 import {
   isSupportedBits,
   onnxLayout,
@@ -23,8 +22,6 @@ import {
   supportedGroups,
   zeroBytes,
 } from './layout.ts'
-
-const none = new Float32Array(0)
 
 /** Lines of codes, each padded to whole bytes. */
 const packBytes = (codes: Uint8Array, lines: number, count: number, bits: Bits): Uint8Array => {
@@ -63,23 +60,11 @@ export const packOnnx = (scheme: LinearScheme, linear: CodedLinear): readonly St
   return onnxLayout({ ...scheme, groups }).map((tensor, index) => ({ ...tensor, data: data[index] }))
 }
 
-const damaged = (tensor: TensorInfo, problem: string): QuantizeError => {
-  const file = 'file' in tensor ? `${printable(String(tensor.file))}: ` : ''
-  return new QuantizeError('bad-input', `${file}${printable(tensor.name)} ${problem}; not a sound MatMulNBits weight`)
-}
-
-const checkTensor = (tensor: TensorInfo, dtypes: readonly string[], rank: number): void => {
-  const { dtype, shape, bytes } = tensor
-  if (!dtypes.includes(dtype)) throw damaged(tensor, `is ${dtype}, expected ${dtypes.join(' or ')}`)
-  if (shape.length !== rank || shape.some(size => !Number.isSafeInteger(size) || size < 1))
-    throw damaged(tensor, `has shape [${shape}], expected ${rank} dimensions of at least 1`)
-  const expected = tensorBytes(shape, dtype, printable(tensor.name))
-  if (bytes !== expected) throw damaged(tensor, `has ${bytes} bytes, its shape [${shape}] takes ${expected}`)
-}
+const called = 'MatMulNBits'
 
 const sameShape = (tensor: TensorInfo, shape: readonly number[]): void => {
   if (tensor.shape.some((size, axis) => size !== shape[axis]))
-    throw damaged(tensor, `has shape [${tensor.shape}], the codes want [${shape}]`)
+    throw damaged(tensor, `has shape [${tensor.shape}], the codes want [${shape}]`, called)
 }
 
 interface Parts<T extends TensorInfo> {
@@ -101,23 +86,22 @@ const partsOf = <T extends TensorInfo>(module: string, lookup: (name: string) =>
   const codes = lookup(names.codes)!
   const scales = lookup(names.scales)
   const zeros = lookup(names.zeros)
-  if (!scales) throw damaged(codes, 'has no scales beside it')
-  checkTensor(codes, ['U8'], 3)
-  checkTensor(scales, ['F32', 'F16'], 2)
+  if (!scales) throw damaged(codes, 'has no scales beside it', called)
+  checkStored(codes, ['U8'], [-1, -1, -1], called)
+  checkStored(scales, ['F32', 'F16'], [-1, -1], called)
   const [out, groups, groupBytes] = codes.shape
   if (!supportedGroups.includes((groupBytes * 8) / bits))
-    throw damaged(codes, `has ${groupBytes} bytes a group, which is none of ${supportedGroups.join(', ')} codes`)
+    throw damaged(
+      codes,
+      `has ${groupBytes} bytes a group, which is none of ${supportedGroups.join(', ')} codes`,
+      called,
+    )
   sameShape(scales, [out, groups])
   if (zeros) {
-    checkTensor(zeros, ['U8'], 2)
+    checkStored(zeros, ['U8'], [-1, -1], called)
     sameShape(zeros, [out, zeroBytes(groups, bits)])
   }
   return { bits, codes, scales, zeros }
-}
-
-const roleOf = (module: string): LinearScheme['role'] => {
-  if (/(^|\.)lm_head$/.test(module)) return 'head'
-  return /(^|\.)embed_tokens$/.test(module) ? 'embedding' : 'linear'
 }
 
 const schemeOf = (module: string, { bits, codes, scales, zeros }: Parts<TensorInfo>): LinearScheme => {
@@ -155,21 +139,13 @@ export const detectOnnx = (tensors: ReadonlyMap<string, TensorInfo>): ReadonlyMa
   return linears.size > 0 ? linears : undefined
 }
 
-const readAll = (tensor: TensorSource): Uint8Array => {
-  const bytes = tensor.read()
-  if (bytes.byteLength !== tensor.bytes)
-    throw damaged(tensor, `ends after ${bytes.byteLength} of ${tensor.bytes} bytes`)
-  return bytes
-}
-
 /** Format.unpack. @throws QuantizeError bad-input naming the tensor */
 export const unpackOnnx = (module: string, lookup: TensorLookup): CodedLinear => {
   const parts = partsOf(module, lookup)
   const { out, in: inputs, bits, groups } = schemeOf(module, parts)
-  const scales = toFloat32(readAll(parts.scales), parts.scales.dtype)
-  if (!scales.every(Number.isFinite)) throw damaged(parts.scales, 'holds an infinite scale or a NaN')
+  const scales = readFloats(parts.scales, called)
   const zeros = parts.zeros
-    ? Float32Array.from(unpackBytes(readAll(parts.zeros), out, groups, bits))
+    ? Float32Array.from(unpackBytes(readBytes(parts.zeros, called), out, groups, bits))
     : new Float32Array(out * groups).fill(2 ** (bits - 1))
   const size = inputs / groups
   return {
@@ -177,7 +153,7 @@ export const unpackOnnx = (module: string, lookup: TensorLookup): CodedLinear =>
     out,
     in: inputs,
     bits,
-    codes: unpackBytes(readAll(parts.codes), out, inputs, bits),
+    codes: unpackBytes(readBytes(parts.codes, called), out, inputs, bits),
     scales,
     zeros,
     biases: none,
