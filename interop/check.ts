@@ -1,5 +1,5 @@
 /** One checkpoint, ours or another maker's: read by us and by its own runtimes. */
-import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Case, peerOf, type Reader } from './cases.ts'
 import { formulaBits, type Scheme } from './formulas.ts'
@@ -40,7 +40,8 @@ export const checkCase = async (model: Model, wanted: Case, settings: Settings):
     const problem = sizes.problem ?? (wanted.twin === undefined ? misnamed(folder, wanted) : undefined)
     const ours = score(model, read, settings)
     const seen = { ...facts, ...sizes.columns, ours }
-    return await readByAll(model, folder, wanted.readers, seen, settings, problem)
+    const values = wanted.twin === undefined ? decoded(folder, settings) : {}
+    return await readByAll(model, folder, wanted.readers, seen, settings, problem ?? values.problem, values.folder)
   } catch (error) {
     return [failed(facts, error)]
   } finally {
@@ -60,24 +61,37 @@ export const checkPeer = async (model: Model, parent: string, name: string, sett
   const folder = join(parent, name)
   const peer = peerOf(name)!
   const facts = { model: model.name, format: name, bits: '', scheme: '' }
+  if (peer.refused) return [refused(model, folder, facts, settings)]
   try {
-    const { quantization } = JSON.parse(quantize('inspect', folder, '--json'))
+    const { quantization } = inspect(folder)
     if (quantization === null) return [{ ...facts, reader: '', outcome: 'NO', verdict: 'inspect names no format' }]
     const [scheme] = quantization.schemes
     const seen = {
       ...facts,
-      ours: peer.refused ? undefined : score(model, folder, settings),
+      ours: score(model, folder, settings),
       bits: String(scheme.bits),
       scheme: `${quantization.format} ${scheme.grid}/${scheme.group}`,
       bitsPerWeight: quantization.bitsPerWeight,
     }
     const problem =
       quantization.format.split(':')[0] === peer.format ? undefined : `inspect names it ${quantization.format}`
-    return await readByAll(model, folder, peer.readers, seen, settings, problem)
+    const values = decoded(folder, settings)
+    return await readByAll(model, folder, peer.readers, seen, settings, problem ?? values.problem, values.folder)
   } catch (error) {
     return [failed(facts, error)]
   } finally {
     empty(settings.scratch)
+  }
+}
+
+/** What `eval` says it lacks. */
+const refused = (model: Model, folder: string, facts: Facts, settings: Settings): Row => {
+  try {
+    const ours = score(model, folder, settings)
+    return { ...facts, ours, reader: '', outcome: 'NO', verdict: 'was to be refused' }
+  } catch (error) {
+    const row = failed(facts, error)
+    return row.outcome === 'does not fit' ? { ...row, outcome: 'ok', verdict: `refused: ${row.verdict}` } : row
   }
 }
 
@@ -102,9 +116,12 @@ const optionsOf = (wanted: Case, { samples, seqLen, unfit }: Settings): string[]
   return [...scheme, ...data, '--unfit', unfit, '--overwrite', ...more]
 }
 
+/** What `inspect` says of a checkpoint's quantization. */
+const inspect = (folder: string) => JSON.parse(quantize('inspect', folder, '--json'))
+
 /** Decoded weights name no format. */
 const misnamed = (folder: string, { format }: Scheme): string | undefined => {
-  const { quantization } = JSON.parse(quantize('inspect', folder, '--json'))
+  const { quantization } = inspect(folder)
   const expected = format.startsWith('safetensors') ? undefined : format.split(':')[0]
   return quantization?.format.split(':')[0] === expected ? undefined : `inspect names it ${quantization?.format}`
 }
@@ -152,9 +169,9 @@ const readByAll = async (
   facts: Facts,
   settings: Settings,
   problem: string | undefined,
+  values: string | undefined,
 ): Promise<Row[]> => {
   const { seqLen, windows } = settings
-  const values = decoded(folder, settings)
   const rows: Row[] = []
   for (const { environment, loader } of readers) {
     const answer = await settings.processes[environment]?.ask({
@@ -165,14 +182,16 @@ const readByAll = async (
   return rows
 }
 
-/** The same checkpoint as float32 weights: what we say each code means. */
-const decoded = (folder: string, { scratch }: Settings): string | undefined => {
+/** The same checkpoint as float32 weights: what we say each code means. Of weights without codes, nothing. */
+const decoded = (folder: string, { scratch }: Settings): { readonly folder?: string; readonly problem?: string } => {
   const values = join(scratch, 'values')
+  const { quantization } = inspect(folder)
+  if (quantization === null) return {}
   try {
-    quantize('convert', folder, '--format', 'safetensors:f32', '-o', values, '--overwrite')
-    return existsSync(values) ? values : undefined
-  } catch {
-    return undefined
+    quantize('convert', folder, '--format', 'safetensors:f32', '-o', values)
+    return { folder: values }
+  } catch (error) {
+    return { problem: (error as Error).message }
   }
 }
 

@@ -47,7 +47,8 @@ def torch_weights(model, dense):
 
 def load_hf(folder):
     config = quantization_config(folder)
-    return {"compressed-tensors": load_compressed, "bitsandbytes": load_bnb, "fp8": load_fp8}.get(config.get("quant_method"), load_plain)(folder)
+    loaders = {None: load_plain, "compressed-tensors": load_compressed, "bitsandbytes": load_bnb, "fp8": load_fp8}
+    return loaders.get(config.get("quant_method"), load_packed)(folder)
 
 
 def quantization_config(folder):
@@ -69,6 +70,12 @@ def load_plain(folder):
     import torch
     model = from_pretrained(folder, torch.float32)
     return Loaded(torch_forward(model), torch_weights(model, linear_weight))
+
+
+def load_packed(folder):
+    """Kernels of another package: GPTQ and AWQ, by GPTQModel."""
+    import torch
+    return Loaded(torch_forward(from_pretrained(folder, torch.float32)), None)
 
 
 def load_compressed(folder):
