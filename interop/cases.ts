@@ -36,8 +36,6 @@ export interface Case extends Scheme {
   /** Options beyond those of the scheme. */
   readonly more: readonly string[]
   readonly readers: readonly Reader[]
-  /** A format that we read, where we only write this one: it gives our perplexity of the same codes. */
-  readonly twin?: string
 }
 
 interface Choice extends Partial<Scheme> {
@@ -137,8 +135,7 @@ const mlxCases = (): Case[] => {
 
 const onnxCases = (): Case[] => {
   const onnx = cases('onnx', readers.onnx)
-  const all = each([2, 4, 8], bits => [onnx({ bits, group: 32 }), onnx({ bits, group: 32, symmetric: false })])
-  return all.map(wanted => ({ ...wanted, twin: 'codebook' }))
+  return each([2, 4, 8], bits => [onnx({ bits, group: 32 }), onnx({ bits, group: 32, symmetric: false })])
 }
 
 /** Every grid once, and what only this format says: groups of a tensor, of blocks, in any order. */

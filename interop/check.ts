@@ -36,24 +36,16 @@ export const checkCase = async (model: Model, wanted: Case, settings: Settings):
   try {
     quantize(model.folder, '-o', folder, ...optionsOf(wanted, settings))
     const sizes = compareSizes(model, folder, wanted)
-    const read = wanted.twin === undefined ? folder : twinOf(model, wanted, settings)
-    const problem = sizes.problem ?? (wanted.twin === undefined ? misnamed(folder, wanted) : undefined)
-    const ours = score(model, read, settings)
+    const problem = sizes.problem ?? misnamed(folder, wanted)
+    const ours = score(model, folder, settings)
     const seen = { ...facts, ...sizes.columns, ours }
-    const values = wanted.twin === undefined ? decoded(folder, settings) : {}
+    const values = decoded(folder, settings)
     return await readByAll(model, folder, wanted.readers, seen, settings, problem ?? values.problem, values.folder)
   } catch (error) {
     return [failed(facts, error)]
   } finally {
     empty(settings.scratch)
   }
-}
-
-/** The same codes in a format that we read, where we only write the other. */
-const twinOf = (model: Model, wanted: Case, settings: Settings): string => {
-  const folder = join(settings.scratch, 'twin')
-  quantize(model.folder, '-o', folder, ...optionsOf({ ...wanted, format: wanted.twin! }, settings))
-  return folder
 }
 
 /** Reads a checkpoint that another maker wrote. */
