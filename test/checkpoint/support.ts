@@ -1,5 +1,6 @@
 import fs from 'node:fs'
 import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { expect } from 'vitest'
 import { type ErrorCode, QuantizeError } from '../../src/errors.ts'
 
@@ -24,10 +25,13 @@ export const refusal = (run: () => unknown, code: ErrorCode = 'bad-input'): stri
   return expect.fail('nothing was thrown')
 }
 
-/** Files under the system's temporary folder that this process holds open. Node opens others (pipes, epoll) when it pleases. */
+/**
+ * Files of the tests' temporary folders that this process holds open. Node opens others when it pleases (pipes, epoll), and loses the script
+ * of a worker that is ended while it starts.
+ */
 export const openDescriptors = (): readonly string[] => {
   if (!fs.existsSync('/proc/self/fd')) return []
-  const folder = fs.realpathSync(tmpdir())
+  const folder = join(fs.realpathSync(tmpdir()), 'quantize-test-')
   return fs.readdirSync('/proc/self/fd').flatMap(descriptor => {
     try {
       const file = fs.readlinkSync(`/proc/self/fd/${descriptor}`)
