@@ -48,14 +48,14 @@ const regrouped = (linear: CodedLinear, scheme: LinearScheme): CodedLinear | und
   }
 }
 
-/** Integer zero points of q · s + b = (q − z) · s. */
+/** Integer zero points of q · s + b = (q − z) · s; a group of zeros, whose scale is 0, has the one in the middle. */
 const toAffine = (linear: CodedLinear): CodedLinear => {
-  const { decode, scales, biases } = linear
+  const { decode, bits, scales, biases } = linear
   if (decode !== 'biased') return linear
   return {
     ...linear,
     decode: 'affine',
-    zeros: biases.map((bias, i) => Math.round(-bias / scales[i]) + 0),
+    zeros: biases.map((bias, i) => (scales[i] === 0 ? 2 ** (bits - 1) : Math.round(-bias / scales[i]) + 0)),
     biases: none,
   }
 }

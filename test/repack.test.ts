@@ -45,6 +45,16 @@ describe('repack', () => {
       }),
     ))
 
+  it('gives groups of zeros, which have no zero point of their own, the one in the middle', () => {
+    const linear = randomLinear({ out: 2, in: 32, bits: 4, groups: 1, order: 'none', lowest: 0, seed: 1 })
+    const dead = { ...linear, scales: Float32Array.of(0, 2), zeros: Float32Array.of(3, 8) }
+    const target = targetOf({ out: 2, in: 32, bits: 4, groups: 1, order: 'none', lowest: 0, seed: 1 })
+    const there = repacked(dead, target, biased)
+    expect(repacked(there!, { ...target, symmetric: true }, affine)?.zeros).toEqual(Float32Array.of(8, 8))
+    const constant = { ...there!, biases: Float32Array.of(1, -16) }
+    expect(repacked(constant, target, affine), 'a constant that is not zero').toBeUndefined()
+  })
+
   it('keeps E4M3 scales under a global one, though their quotient was rounded', () => {
     const scheme: LinearScheme = {
       ...{ name: 'm', role: 'linear', out: 8, in: 64, dtype: 'BF16', grid: 'nvfp4', bits: 4, symmetric: true },

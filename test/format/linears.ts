@@ -49,7 +49,10 @@ export const randomLinear = ({ out, in: inputs, bits, groups, order, lowest, see
   const maxCode = 2 ** bits - 1
   const groupOf = Int32Array.from({ length: inputs }, (_, i) => Math.floor(i / (inputs / groups)))
   if (order === 'g_idx') shuffle(groupOf, random)
-  const scales = Float32Array.from({ length: out * groups }, () => (random() - 0.3) * 0.1)
+  const scales = Float32Array.from({ length: out * groups }, () => {
+    const scale = (random() - 0.3) * 0.1
+    return Math.abs(scale) < 2 ** -14 ? 2 ** -14 : scale // a scale of 0 has no zero point: repack.test
+  })
   return {
     decode: 'affine',
     out,
