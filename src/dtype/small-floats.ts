@@ -59,5 +59,5 @@ export const nf4Levels = Float32Array.of(
 )
 
 const bnbMagnitudes = [0, 0.0625 / 12, 8 / 12, 1, 4 / 12, 6 / 12, 2 / 12, 3 / 12]
-/** bitsandbytes' FP4 by code: its smallest value is not that of E2M1. */
-export const bnbFp4Levels = Float32Array.of(...bnbMagnitudes, ...bnbMagnitudes.map(value => -value))
+/** bitsandbytes' FP4 by code, as it stores them: the smallest value is not that of E2M1, and code 8 is 0, not −0. */
+export const bnbFp4Levels = Float32Array.of(...bnbMagnitudes, ...bnbMagnitudes.map(value => 0 - value))
