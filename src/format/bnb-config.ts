@@ -1,11 +1,9 @@
 /** The `quantization_config` of a bitsandbytes checkpoint (transformers, BitsAndBytesConfig). */
 import type { AssembleFacts, Configs, WeightDtype } from '../contracts.ts'
-import { declaredFields, fieldOf, flagOf, isObject, jsonText, malformed } from './config-fields.ts'
+import { declaredFields, fieldOf, isObject, jsonText, malformed } from './config-fields.ts'
 
 export interface DeclaredBnb {
-  /** Scales of 4-bit weights are quantized themselves. */
-  readonly double: boolean
-  /** Magnitude from which on LLM.int8() leaves a feature unquantized. */
+  /** Magnitude from which on LLM.int8() leaves a feature unquantized; 0: it leaves none. */
   readonly threshold: number
   /** Of the model. */
   readonly dtype: WeightDtype
@@ -17,41 +15,53 @@ const dtypeOf = (configs: Configs): WeightDtype => {
   return name === 'float16' ? 'F16' : name === 'float32' ? 'F32' : 'BF16'
 }
 
+/**
+ * @returns undefined when no config declares bitsandbytes
+ * @throws QuantizeError bad-input for a malformed field
+ */
 export const declaredBnb = (configs: Configs): DeclaredBnb | undefined => {
   const fields = declaredFields(configs, 'bitsandbytes')
   if (!fields) return undefined
   const threshold = fieldOf(fields, 'llm_int8_threshold') ?? 6
-  if (typeof threshold !== 'number' || !(threshold >= 0))
+  if (typeof threshold !== 'number' || !(threshold >= 0 && threshold < Number.POSITIVE_INFINITY))
     throw malformed('llm_int8_threshold', threshold, 'a number from 0')
-  return {
-    double: flagOf(fields, 'load_in_4bit', false) && flagOf(fields, 'bnb_4bit_use_double_quant', false),
-    threshold,
-    dtype: dtypeOf(configs),
-  }
+  return { threshold, dtype: dtypeOf(configs) }
 }
 
-/** transformers wants a float where JavaScript writes 6. */
-const withFloat = (text: string): string => text.replace('"llm_int8_threshold": 6,', '"llm_int8_threshold": 6.0,')
+const dtypeNames = { BF16: 'bfloat16', F16: 'float16', F32: 'float32' } as const
 
-export const bnbConfig = (
-  sourceConfig: Readonly<Record<string, unknown>> | undefined,
-  { linears, kept, grid }: AssembleFacts,
-  double: boolean,
-): ReadonlyMap<string, string> => {
-  const eight = grid === 'int'
-  const quantization = {
+const quantizationOf = ({ linears, kept }: AssembleFacts, double: boolean) => {
+  const [{ grid, dtype }] = linears
+  return {
     quant_method: 'bitsandbytes',
-    load_in_4bit: !eight,
-    load_in_8bit: eight,
+    load_in_4bit: grid !== 'int',
+    load_in_8bit: grid === 'int',
     bnb_4bit_quant_type: grid === 'bnb-fp4' ? 'fp4' : 'nf4',
     bnb_4bit_use_double_quant: double,
-    bnb_4bit_compute_dtype: 'float32',
+    bnb_4bit_compute_dtype: dtypeNames[dtype],
     bnb_4bit_quant_storage: 'uint8',
     llm_int8_threshold: 6,
     llm_int8_skip_modules: [...(linears.some(({ role }) => role === 'head') ? [] : ['lm_head']), ...kept],
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
   }
-  if (!sourceConfig) return new Map([['quantize_config.json', jsonText(quantization)]])
-  return new Map([['config.json', withFloat(jsonText({ ...sourceConfig, quantization_config: quantization }))]])
+}
+
+const threshold = '"llm_int8_threshold": 6'
+
+/** transformers wants a float where JavaScript writes 6. The last one counts: the source may hold the same words before it. */
+const withFloat = (text: string): string => {
+  const end = text.lastIndexOf(threshold) + threshold.length
+  return `${text.slice(0, end)}.0${text.slice(end)}`
+}
+
+export const bnbConfig = (
+  sourceConfig: Readonly<Record<string, unknown>> | undefined,
+  facts: AssembleFacts,
+  double: boolean,
+): ReadonlyMap<string, string> => {
+  const quantization = quantizationOf(facts, double)
+  if (!sourceConfig) return new Map([['quantize_config.json', withFloat(jsonText(quantization))]])
+  const { quantization_config: replaced, ...config } = sourceConfig
+  return new Map([['config.json', withFloat(jsonText({ ...config, quantization_config: quantization }))]])
 }

@@ -1,5 +1,5 @@
 /** Stored tensors as formats describe, write and read them. Everything read is foreign input: dtype, shape and bytes are checked before use. */
-import type { StoredTensor, TensorInfo, TensorLookup, TensorSource, WeightDtype } from '../contracts.ts'
+import type { StoredTensor, TensorInfo, TensorSource, WeightDtype } from '../contracts.ts'
 import { fromFloat32, toFloat32 } from '../dtype/convert.ts'
 import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
@@ -87,13 +87,13 @@ export const readFloats = (tensor: TensorSource, format: string): Float32Array =
 }
 
 /** A part of a module, found, checked and described by the caller's sizes. */
-export const checkedPart = (
-  lookup: TensorLookup,
+export const checkedPart = <T extends TensorInfo>(
+  lookup: (name: string) => T | undefined,
   name: string,
   dtypes: readonly Dtype[],
   sizes: readonly number[],
   format: string,
-): TensorSource => {
+): T => {
   const tensor = partOf(lookup, name, format)
   checkStored(tensor, dtypes, sizes, format)
   return tensor
