@@ -122,7 +122,8 @@ def load_bnb(folder):
         if isinstance(module, Linear4bit):
             return functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
         if isinstance(module, Linear8bitLt):
-            return module.weight.data.float() * module.weight.SCB[:, None] / 127
+            scb = module.state.SCB if module.weight.SCB is None else module.weight.SCB  # the first forward moves it
+            return functional.int8_vectorwise_dequant(module.weight.data, scb)
         return None
     for module in model.modules():
         if isinstance(module, Linear4bit):  # else bfloat16, which the checkpoint declares, and which some CPUs multiply in

@@ -1,5 +1,6 @@
 /** The `quantization_config` of a bitsandbytes checkpoint (transformers, BitsAndBytesConfig). */
 import type { AssembleFacts, Configs, WeightDtype } from '../contracts.ts'
+import { QuantizeError } from '../errors.ts'
 import { declaredFields, fieldOf, isObject, jsonText, malformed } from './config-fields.ts'
 
 export interface DeclaredBnb {
@@ -55,11 +56,24 @@ const withFloat = (text: string): string => {
   return `${text.slice(0, end)}.0${text.slice(end)}`
 }
 
+/** transformers makes all linears of a model of one class. @throws QuantizeError unsupported */
+const checkOneClass = ({ linears }: AssembleFacts): void => {
+  const eight = linears.find(({ grid }) => grid === 'int')
+  const four = linears.find(({ grid }) => grid !== 'int')
+  if (eight && four)
+    throw new QuantizeError(
+      'unsupported',
+      `bitsandbytes has all linears of a model in 4 bits or all in 8, not ${eight.name} in 8 and ${four.name} in 4; --exclude leaves some dense`,
+    )
+}
+
+/** @throws QuantizeError unsupported for linears of 4 and of 8 bits */
 export const bnbConfig = (
   sourceConfig: Readonly<Record<string, unknown>> | undefined,
   facts: AssembleFacts,
   double: boolean,
 ): ReadonlyMap<string, string> => {
+  checkOneClass(facts)
   const quantization = quantizationOf(facts, double)
   if (!sourceConfig) return new Map([['quantize_config.json', withFloat(jsonText(quantization))]])
   const { quantization_config: replaced, ...config } = sourceConfig
