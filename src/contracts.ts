@@ -404,8 +404,11 @@ export interface Format {
   pack(scheme: LinearScheme, linear: CodedLinear): readonly StoredTensor[]
   /** The inverse of `pack`: dequantize(unpack(pack(q))) equals dequantize(q) bit for bit (of a format without codes: rounded to its dtype). */
   unpack(name: string, tensors: TensorLookup, configs: Configs): QuantizedLinear
-  /** Linears stored in this format among the tensors, module names with their scheme; undefined when the configs declare another format or none. */
-  detect(tensors: ReadonlyMap<string, TensorInfo>, configs: Configs): ReadonlyMap<string, LinearScheme> | undefined
+  /**
+   * Linears stored in this format among the tensors, module names with their scheme; undefined when the configs declare another format or none.
+   * Headers say it, and the few bytes of tensors that hold a shape or a state; no weight is read.
+   */
+  detect(tensors: ReadonlyMap<string, TensorSource>, configs: Configs): ReadonlyMap<string, LinearScheme> | undefined
   /** Config files by name (config.json is the source's, amended), as they are written. */
   assemble(
     sourceConfig: Readonly<Record<string, unknown>> | undefined,

@@ -74,9 +74,9 @@ const schemeOfFourBit = (name: string, { type, block, dtype, shape: [out, inputs
 })
 
 /** The shape of a 4-bit weight stands in its state: that one is read, no other tensor is. */
-const schemeOf = (name: string, lookup: Lookup<TensorInfo>, declared: DeclaredBnb): LinearScheme => {
+const schemeOf = (name: string, lookup: TensorLookup, declared: DeclaredBnb): LinearScheme => {
   if (!isFourBit(name, lookup)) return schemeOfInt8(name, int8Parts(name, lookup).weight, declared)
-  const state = readQuantState(statePart(name, lookup as TensorLookup))
+  const state = readQuantState(statePart(name, lookup))
   fourBitParts(name, lookup, state)
   return schemeOfFourBit(name, state)
 }
@@ -91,7 +91,7 @@ const moduleOf = ({ name, dtype }: TensorInfo): string | undefined =>
 
 /** @throws QuantizeError as Format.detect */
 export const detectBnb = (
-  tensors: ReadonlyMap<string, TensorInfo>,
+  tensors: ReadonlyMap<string, TensorSource>,
   configs: Configs,
   double: boolean,
 ): ReadonlyMap<string, LinearScheme> | undefined => {

@@ -7,6 +7,7 @@ import type {
   GridName,
   LinearScheme,
   TensorInfo,
+  TensorLookup,
   TensorSource,
   WeightDtype,
 } from '../contracts.ts'
@@ -64,28 +65,27 @@ const warnings = ({ grid, bits, symmetric, actOrder, groups, activations }: Line
     : []),
 ]
 
-/** Of a static scheme: the stored scale, when the tensor's bytes can be read. */
+/** Of a static scheme: the stored scale. */
 const staticScale = (
   name: string,
-  tensors: ReadonlyMap<string, TensorInfo>,
+  tensors: ReadonlyMap<string, TensorSource>,
 ): Pick<ActivationScheme, 'scale' | 'zero'> => {
   const scale = partOf(part => tensors.get(part), `${name}.input_scale`, called)
   const zero = tensors.get(`${name}.input_zero_point`)
-  const first = (tensor: TensorInfo): Uint8Array | undefined => {
+  const first = (tensor: TensorSource): Uint8Array => {
     if (tensor.bytes > 16) throw damaged(tensor, `has ${tensor.bytes} bytes, more than one value`, called)
-    return 'read' in tensor ? readBytes(tensor as TensorSource, called) : undefined
+    return readBytes(tensor, called)
   }
-  const [bytes, zeroBytes] = [first(scale), zero && first(zero)]
   return {
-    ...(bytes ? { scale: toFloat32(bytes, scale.dtype)[0] } : {}),
-    ...(zeroBytes ? { zero: (zeroBytes[0] << 24) >> 24 } : {}),
+    scale: toFloat32(first(scale), scale.dtype)[0],
+    ...(zero ? { zero: (first(zero)[0] << 24) >> 24 } : {}),
   }
 }
 
 const activationsOf = (
   name: string,
   { input }: DeclaredGroup,
-  tensors: ReadonlyMap<string, TensorInfo>,
+  tensors: ReadonlyMap<string, TensorSource>,
 ): ActivationScheme | undefined => {
   if (!input) return undefined
   const { bits, type, symmetric, strategy, groupSize, dynamic } = input
@@ -117,16 +117,16 @@ const fitsKind = (kind: Kind, { bits, type }: DeclaredArgs): boolean => {
 /** [out, in] of a packed weight: as `weight_shape` says, or as many codes as fill its words. */
 const packedShape = (
   name: string,
-  tensors: ReadonlyMap<string, TensorInfo>,
+  tensors: ReadonlyMap<string, TensorSource>,
   bits: number,
 ): readonly [number, number] => {
   const packed = partOf(part => tensors.get(part), `${name}.weight_packed`, called)
   checkStored(packed, ['I32'], [-1, -1], called)
   const [out, words] = packed.shape
   const shape = tensors.get(`${name}.weight_shape`)
-  if (!shape || !('read' in shape)) return [out, Math.floor((words * 32) / bits)]
+  if (!shape) return [out, Math.floor((words * 32) / bits)]
   checkStored(shape, ['I64'], [2], called)
-  const bytes = readBytes(shape as TensorSource, called)
+  const bytes = readBytes(shape, called)
   const [rows, columns] = new BigInt64Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, 2)
   const inputs = Number(columns)
   if (rows !== BigInt(out) || inputs < 1 || inputs > 2 ** 31) throw damaged(shape, `says [${rows}, ${columns}]`, called)
@@ -141,7 +141,7 @@ const packedShape = (
 
 const weightShape = (
   name: string,
-  tensors: ReadonlyMap<string, TensorInfo>,
+  tensors: ReadonlyMap<string, TensorSource>,
   kind: Kind,
   bits: number,
 ): readonly [number, number] => {
@@ -187,7 +187,7 @@ const schemeOf = (
   name: string,
   kind: Kind,
   groups: readonly DeclaredGroup[],
-  tensors: ReadonlyMap<string, TensorInfo>,
+  tensors: ReadonlyMap<string, TensorSource>,
 ): LinearScheme => {
   const group = groupOf(groups, name, ({ weights }) => fitsKind(kind, weights))
   const { weights } = group
@@ -214,7 +214,7 @@ const schemeOf = (
 }
 
 const detect = (
-  tensors: ReadonlyMap<string, TensorInfo>,
+  tensors: ReadonlyMap<string, TensorSource>,
   groups: readonly DeclaredGroup[],
 ): ReadonlyMap<string, LinearScheme> => {
   const linears = new Map<string, LinearScheme>()
@@ -228,7 +228,7 @@ const detect = (
 }
 
 /** One module's own tensors as `detect` takes them. */
-const partsOf = (name: string, lookup: (name: string) => TensorInfo | undefined): ReadonlyMap<string, TensorInfo> => {
+const partsOf = (name: string, lookup: TensorLookup): ReadonlyMap<string, TensorSource> => {
   const parts = [
     'weight',
     'weight_packed',

@@ -73,17 +73,21 @@ const schemeOf = (name: string, { meta, scale }: Parts): LinearScheme => {
   }
 }
 
-const readable = (tensor: TensorInfo | undefined): TensorSource | undefined =>
-  tensor && 'read' in tensor ? (tensor as TensorSource) : undefined
-
 /**
  * Every module with a `.W_q`. Shape, bits and group stand in small tensors, which are read; but for those no tensor data is.
  * @throws QuantizeError as readMeta
  */
-export const hqqLinears = (tensors: ReadonlyMap<string, TensorInfo>): ReadonlyMap<string, LinearScheme> => {
-  const lookup: TensorLookup = name => readable(tensors.get(name))
+export const hqqLinears = (tensors: ReadonlyMap<string, TensorSource>): ReadonlyMap<string, LinearScheme> => {
   const modules = [...tensors.keys()].filter(name => name.endsWith('.W_q')).map(name => name.slice(0, -'.W_q'.length))
-  return new Map(modules.map(name => [name, schemeOf(name, partsOf(name, lookup))]))
+  return new Map(
+    modules.map(name => [
+      name,
+      schemeOf(
+        name,
+        partsOf(name, part => tensors.get(part)),
+      ),
+    ]),
+  )
 }
 
 const readCodes = ({ words, meta }: Parts): Uint8Array => {

@@ -1,4 +1,4 @@
-import type { Configs, Format, LinearScheme, TensorInfo } from '../contracts.ts'
+import type { Configs, Format, LinearScheme, TensorSource } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { awq } from './awq.ts'
@@ -60,7 +60,7 @@ export interface DetectedFormat {
  * @throws QuantizeError as Format.detect
  */
 export const detectFormat = (
-  tensors: ReadonlyMap<string, TensorInfo>,
+  tensors: ReadonlyMap<string, TensorSource>,
   configs: Configs,
   where: string,
 ): DetectedFormat | undefined => {

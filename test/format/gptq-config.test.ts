@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import type { AssembleFacts, LinearScheme } from '../../src/contracts.ts'
 import { formats } from '../../src/format/index.ts'
+import { infoMap } from './linears.ts'
 
 const block = (index: number, name: string): string => `model.layers.${index}.${name}`
 
@@ -181,7 +182,7 @@ describe('modules that are not as the defaults say', () => {
       scheme(block(0, 'mlp.up_proj'), { out: 64 }),
       scheme(block(0, 'mlp.down_proj'), { in: 192, group: 64, groups: 3 }),
     ]
-    const tensors = new Map(linears.flatMap(linear => formats.gptq.layout(linear)).map(info => [info.name, info]))
+    const tensors = infoMap(linears.flatMap(linear => formats.gptq.layout(linear)))
     const config = { quantization_config: written({ linears, kept: [block(0, 'self_attn.o_proj')] }) }
     expect([...formats.gptq.detect(tensors, { 'config.json': config })!.values()]).toEqual(linears)
   })

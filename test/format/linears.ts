@@ -121,8 +121,16 @@ export const lookupIn = (tensors: readonly StoredTensor[]): TensorLookup => {
   return name => byName.get(name)
 }
 
-export const infoMap = (tensors: readonly TensorInfo[]): ReadonlyMap<string, TensorInfo> =>
-  new Map(tensors.map(({ name, dtype, shape, bytes }) => [name, { name, dtype, shape, bytes }]))
+/** Tensors of which no byte may be read. */
+export const infoMap = (tensors: readonly TensorInfo[]): ReadonlyMap<string, TensorSource> =>
+  new Map(
+    tensors.map(({ name, dtype, shape, bytes }) => {
+      const read = (): never => {
+        throw new Error(`reads ${name}`)
+      }
+      return [name, { name, dtype, shape, bytes, file: 'model.safetensors', read }]
+    }),
+  )
 
 /** Words of little-endian bytes, as unsigned hexadecimal. */
 export const hexWords = (data: Uint8Array): string[] =>

@@ -103,7 +103,7 @@ const indexParser: Parser = {
   quick: 3000,
 }
 
-const tensorsOf = (weights: Uint8Array): ReadonlyMap<string, TensorInfo> =>
+const tensorsOf = (weights: Uint8Array): Checkpoint['tensors'] =>
   openCheckpoint('m', memoryFiles({ 'm/model.safetensors': weights }).files).tensors
 const plainTensors = tensorsOf(model)
 const packedTensors = tensorsOf(gptqModel())
