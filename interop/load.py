@@ -251,13 +251,14 @@ def load_mlx(folder):
     from mlx_lm import load
     model, _ = load(folder)
     model.set_dtype(mx.float32)
+    awq = quantization_config(folder).get("quant_method") == "awq"  # mlx-lm turns its zero points into float16 biases
 
     def weights():
         for name, module in model.named_modules():
             if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
                 value = mx.dequantize(module.weight, module.scales, module.get("biases"), group_size=module.group_size, bits=module.bits, mode=module.mode)
                 yield name, np.array(value.astype(mx.float32))
-    return Loaded(lambda window: np.array(model(mx.array(window)[None])[0].astype(mx.float32)), weights)
+    return Loaded(lambda window: np.array(model(mx.array(window)[None])[0].astype(mx.float32)), weights, "float16" if awq else "float32")
 
 
 # -- onnxruntime ----------------------------------------------------------------------------------------------------------------------
