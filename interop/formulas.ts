@@ -34,11 +34,12 @@ const gptq = (scheme: Scheme, shape: Shape): number =>
 const awq = (scheme: Scheme, shape: Shape): number =>
   4 * shape.out * shape.in + 20 * groupsOf(scheme, shape) * shape.out
 
-/** compressed-tensors, integers: b + S/g, with packed zero points for asymmetric ones; 8 bits a code where activations are quantized. */
+/** compressed-tensors, integers: b + S/g, with packed zero points for asymmetric ones and an order where there are groups to order; 8 bits a code where activations are quantized. */
 const packed = (scheme: Scheme, { out, in: inputs }: Shape, scale: number): number => {
   const groups = groupsOf(scheme, { out, in: inputs })
   const zeros = scheme.symmetric ? 0 : groups * words(out, scheme.bits)
-  return out * words(inputs, scheme.bits) + groups * out * scale + zeros + (scheme.ordered ? 32 * inputs : 0)
+  const order = scheme.ordered && groups > 1 ? 32 * inputs : 0
+  return out * words(inputs, scheme.bits) + groups * out * scale + zeros + order
 }
 
 /** One scale for the tensor, for each row, or for each square of 128 × 128; 8 bits a code. */
@@ -96,7 +97,8 @@ const codebook = (scheme: Scheme, { out, in: inputs }: Shape, scale: number): nu
   const rows = scheme.group === 'tensor' ? 1 : Math.ceil(out / square)
   const groups = scheme.group === 'block' ? Math.ceil(inputs / 128) : groupsOf(scheme, { out, in: inputs })
   const zeros = scheme.grid === 'int' && !scheme.symmetric ? 32 : 0
-  return out * words(inputs, scheme.bits) + rows * groups * (scale + zeros) + (scheme.ordered ? 32 * inputs : 0)
+  const order = scheme.ordered && groups > 1 ? 32 * inputs : 0
+  return out * words(inputs, scheme.bits) + rows * groups * (scale + zeros) + order
 }
 
 /** Bits of a linear's codes, scales and zeros. `scale`: width of a stored scale, where the format leaves it open. */

@@ -107,7 +107,8 @@ def load_compressed_codes(folder):
         for name in [name.removesuffix(".weight_packed") for name in tensors if name.endswith(".weight_packed")]:
             packed, scale, shape, order = (tensors.get(f"{name}.{part}") for part in ["weight_packed", "weight_scale", "weight_shape", "weight_g_idx"])
             codes = unpack_from_int32(packed, bits, shape)
-            yield name, (codes.float() * scale.float()[:, order.long()]).numpy()
+            scales = scale.float() if order is None else scale.float()[:, order.long()]  # one group has no order
+            yield name, (codes.float() * scales).numpy()
     return Loaded(None, weights, note="only unpacked: compressed-tensors refuses actorder group since 0.19")
 
 

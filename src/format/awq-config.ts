@@ -2,6 +2,7 @@
 import type { AssembleFacts, Configs } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import { declaredFields, flagOf, jsonText, malformed, shownValue, wholeOf, wordOf } from './config-fields.ts'
+import { denseKeys } from './dynamic.ts'
 import { fusedOf } from './fused.ts'
 
 export interface DeclaredAwq {
@@ -39,7 +40,7 @@ export const awqConfig = (
   sourceConfig: Readonly<Record<string, unknown>> | undefined,
   facts: AssembleFacts,
 ): ReadonlyMap<string, string> => {
-  const { linears } = facts
+  const { linears, kept } = facts
   const [{ group }] = linears // all have one scheme
   const head = linears.some(({ role }) => role === 'head')
   const quantization = {
@@ -51,6 +52,8 @@ export const awqConfig = (
     version: 'gemm',
     modules_to_not_convert: skipped(facts, head),
     ...(head ? { lm_head: true } : {}),
+    // GPTQModel reads this instead of modules_to_not_convert
+    ...(kept.length > 0 ? { dynamic: Object.fromEntries(denseKeys(kept).map(key => [key, {}])) } : {}),
   }
   const files = new Map([['quantize_config.json', jsonText(quantization)]])
   if (sourceConfig) files.set('config.json', jsonText({ ...sourceConfig, quantization_config: quantization }))

@@ -80,12 +80,17 @@ const groupOf = ({ out, in: inputs, rows, block }: Geometry): LinearScheme['grou
   return rows === 1 && out > 1 ? 'tensor' : 'channel'
 }
 
-const refuses = ({ grid, group, actOrder }: LinearScheme): string | undefined => {
+/** Loaders divide a weight evenly into the blocks that it has scales for (transformers, Fp8Dequantize; vLLM refuses others). */
+const hasPartBlocks = (size: number): boolean => size > 128 && size % 128 !== 0
+
+const refuses = ({ grid, group, actOrder, out, in: inputs }: LinearScheme): string | undefined => {
   if (grid !== 'fp8') return `quant_method fp8 stores FP8, not ${grid}; use --grid fp8`
   if (actOrder === 'g_idx') return 'FP8 keeps blocks in the order of the inputs; use --act-order static'
-  return group === 'block' || group === 'tensor'
-    ? undefined
-    : `fp8 has a scale a block or a tensor; use --group block, not ${group}`
+  if (group !== 'block' && group !== 'tensor')
+    return `fp8 has a scale a block or a tensor; use --group block, not ${group}`
+  return group === 'block' && (hasPartBlocks(out) || hasPartBlocks(inputs))
+    ? `[${out}, ${inputs}] is no whole number of blocks of 128 × 128, which its loaders want; use --group tensor, or --format compressed-tensors`
+    : undefined
 }
 
 const layout = ({ name, out, in: inputs, group, groups }: LinearScheme): readonly TensorInfo[] => [

@@ -1,11 +1,8 @@
 /** The config files of a GPTQ checkpoint: `quantization_config` in config.json, and the same object as quantize_config.json. */
 import type { AssembleFacts, LinearScheme } from '../contracts.ts'
-import { fusedOf } from './fused.ts'
+import { denseKeys, differingKeys } from './dynamic.ts'
 
 type Json = Readonly<Record<string, unknown>>
-
-/** GPTQModel takes a pattern of the form ^literal$ as an exact name, which it looks up without running a regular expression. */
-const exactly = (name: string): string => `^${name.replace(/[\\^$.|?*+()[\]{}/]/g, '\\$&')}$`
 
 const groupSize = ({ group }: Pick<AssembleFacts, 'group'>): number => (typeof group === 'number' ? group : -1)
 
@@ -30,7 +27,7 @@ const overridesOf = (linear: LinearScheme, facts: AssembleFacts): Json => {
  * first match from the start of the module's name wins. undefined when every linear is as the defaults say.
  */
 const dynamicOf = (facts: AssembleFacts): Json | undefined => {
-  const entries = [...facts.kept, ...fusedOf(facts.kept)].map((name): [string, Json] => [`-:${exactly(name)}`, {}])
+  const entries = denseKeys(facts.kept).map((key): [string, Json] => [key, {}])
   const differing = new Map<string, { overrides: Json; names: string[] }>()
   for (const linear of facts.linears) {
     const overrides = overridesOf(linear, facts)
@@ -40,7 +37,7 @@ const dynamicOf = (facts: AssembleFacts): Json | undefined => {
     differing.get(key)!.names.push(linear.name)
   }
   for (const { overrides, names } of differing.values())
-    entries.push(...[...names, ...fusedOf(names)].map((name): [string, Json] => [`+:${exactly(name)}`, overrides]))
+    entries.push(...differingKeys(names).map((key): [string, Json] => [key, overrides]))
   return entries.length > 0 ? Object.fromEntries(entries) : undefined
 }
 
