@@ -243,6 +243,14 @@ export interface NestedScales {
   readonly offset: number
 }
 
+/** ggml's super-blocks: scales and minima of sub-blocks are whole multiples of two floats of a super-block (gguf/blocks.ts). */
+export interface SuperBlocks {
+  readonly d: Float32Array
+  readonly dmin: Float32Array
+  readonly scaleCodes: Uint8Array | Int8Array
+  readonly minCodes: Uint8Array
+}
+
 /**
  * Codes and parameters of one linear. `dequantize` (dequantize.ts) is the one definition of what they mean. Formats that run
  * their blocks over the flattened weight may give it as the matrix [out · in / block, block], one group a row: the values have the same order.
@@ -267,6 +275,7 @@ export interface CodedLinear {
   /** What divides the stored scales to give those in effect (NVFP4). */
   readonly globalScale?: number
   readonly nested?: NestedScales
+  readonly superBlocks?: SuperBlocks
 }
 
 /** Weights as they are, in a format without codes. */

@@ -38,6 +38,7 @@ const float = new Float32Array(word.buffer)
 /** The exponent byte of a power of two (E8M0). @throws Error for another number (a bug of the caller) */
 export const e8m0Byte = (value: number): number => {
   float[0] = value
+  if (word[0] === 0x400000) return 0 // 2^−127, subnormal
   if ((word[0] & 0x807fffff) !== 0 || word[0] === 0) throw new Error(`${value} is no power of two that E8M0 holds`)
   return word[0] >>> 23
 }
