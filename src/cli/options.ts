@@ -256,7 +256,7 @@ export const optionTable = {
     },
     `${defaults.shardBytes / 1e9}GB`,
   ),
-  text: required(path('<file>'), { flag: 'text', help: 'text to score' }),
+  text: required(path('<file>'), { flag: 'text', help: 'text to score; line ends are read as \\n' }),
   windows: withDefault(wholeNumber(1, 1_000_000), 8, { flag: 'windows', help: 'windows of the text, from its start' }),
   source: optional(path('<model>'), '', {
     flag: 'source',

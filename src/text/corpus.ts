@@ -23,7 +23,7 @@ const bundledPath = fileURLToPath(new URL('../../data/calibration.jsonl.gz', imp
 /**
  * Reads a corpus whole.
  * - `bundled`: the text that comes with this package (data/README.md).
- * - `*.txt`: one document, as it stands.
+ * - `*.txt`: one document; line ends are read as \n, whatever they are, as Python and its tools read text.
  * - `*.jsonl`: one document a line, an object with a string `text` or a plain JSON string; empty lines are passed over.
  *
  * A byte order mark at the start is no part of the text.
@@ -38,7 +38,7 @@ export function readCorpus(spec: string, files: Files): Corpus {
 type Parser = (text: string, path: string) => string[]
 
 function parserOf(path: string): Parser {
-  if (/\.txt$/i.test(path)) return text => [text]
+  if (/\.txt$/i.test(path)) return text => [text.replace(/\r\n?/g, '\n')]
   if (/\.jsonl$/i.test(path)) return jsonLines
   throw new QuantizeError('bad-option', `--calib ${printable(path)}: give a .txt file, a .jsonl file, or bundled`)
 }

@@ -20,12 +20,19 @@ const failure = (code: string, pattern: RegExp) =>
 
 describe('readCorpus', () => {
   it('takes a .txt file as one document', () => {
-    const text = 'First line.\n\nAnother paragraph – naïve.\r\n'
+    const text = 'First line.\n\nAnother paragraph – naïve.\n'
     expect(readCorpus(fileOf('a.txt', text), nodeFiles)).toEqual({
       name: 'a.txt',
       documents: [text],
       sha256: createHash('sha256').update(text).digest('hex'),
     })
+  })
+
+  it('reads every line end of a .txt file as \\n, and none of a .jsonl file', () => {
+    const { documents, sha256 } = readCorpus(fileOf('crlf.txt', 'a\r\nb\rc\n\r\n'), nodeFiles)
+    expect(documents).toEqual(['a\nb\nc\n\n'])
+    expect(sha256).toBe(createHash('sha256').update('a\r\nb\rc\n\r\n').digest('hex'))
+    expect(readCorpus(fileOf('crlf.jsonl', '{"text":"a\\r\\nb"}\r\n'), nodeFiles).documents).toEqual(['a\r\nb'])
   })
 
   it('leaves out a byte order mark', () => {
