@@ -80,15 +80,20 @@ export const readRows = ({ source, dtype, in: inputs }: Matrix, first: number, r
   into.fill(0, end - start)
 }
 
-/** Names the first value that is not finite. */
-const notFinite = ({ name, dtype, in: inputs }: Matrix, chunk: Chunk, region: Region): QuantizeError => {
+/** Names the first value that is not finite among some rows. */
+export const notFinite = (
+  { name, dtype, in: inputs }: Matrix,
+  firstRow: number,
+  rows: number,
+  region: Region,
+): QuantizeError => {
   const { bytes, exponent } = stored[dtype]
   const { buffer, byteOffset } = region.u8()
-  const length = chunk.rows * inputs
+  const length = rows * inputs
   const values = bytes === 2 ? new Uint16Array(buffer, byteOffset, length) : new Uint32Array(buffer, byteOffset, length)
   const at = values.findIndex(value => (value & exponent) === exponent)
   const mantissa = values[at] & (exponent === 0x7f800000 ? 0x7fffff : 0x7fff ^ exponent)
-  const row = chunk.firstRow + Math.floor(at / inputs)
+  const row = firstRow + Math.floor(at / inputs)
   return new QuantizeError(
     'bad-input',
     `${name}: row ${row}, column ${at % inputs} is ${mantissa ? 'NaN' : 'infinite'}; weights must be finite, so the file is damaged or was saved after a failed training step (--nonfinite zero takes 0 instead)`,
@@ -123,7 +128,7 @@ export const forEachPanel = async <Name extends string>(
     ])
     const results = await kernels.run(programs.flat())
     for (let i = 0, at = 0; i < chunk.panels; at += programs[i].length, i++)
-      if (results[at]) throw notFinite(matrix, chunk, regions.source)
+      if (results[at]) throw notFinite(matrix, chunk.firstRow, chunk.rows, regions.source)
     job.collect(regions, chunk)
   })
 }
