@@ -22,6 +22,7 @@ import {
   partialFolder,
   takePublished,
 } from './journal.ts'
+import { withLegacyRope } from './model/legacy-rope.ts'
 import { type Output, openOutput } from './output.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
 import { createMeter, type Meter } from './progress-meter.ts'
@@ -300,7 +301,7 @@ const parseConfigs = (configs: ReadonlyMap<string, string | Uint8Array>): Config
 
 /** The source's config without what it says of its own quantization, and with what the run changes: a head of its own, the dtype of what stays unquantized. */
 const amended = (source: NonNullable<SourceConfig>, { untied, recipe: { restDtype } }: Plan): SourceConfig => {
-  const { quantization_config, quantization, compression_config, ...config } = source
+  const { quantization_config, quantization, compression_config, ...config } = withLegacyRope(source)
   const names = { BF16: 'bfloat16', F16: 'float16', F32: 'float32' } as const
   const dtypeKey = Object.hasOwn(config, 'dtype') ? 'dtype' : 'torch_dtype'
   return {
