@@ -324,6 +324,8 @@ export interface LinearScheme {
   readonly groups: number
   readonly actOrder: ActOrder
   readonly activations?: ActivationScheme
+  /** Of a conversion into a format of any storage: biases are stored, where others have zero points. */
+  readonly biased?: boolean
 }
 
 export interface StoredTensor extends TensorInfo {

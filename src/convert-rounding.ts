@@ -1,3 +1,4 @@
+import type { CodedLinear } from './contracts.ts'
 import type { DecodedCheckpoint } from './decoded-checkpoint.ts'
 import { measureRows } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
@@ -23,8 +24,9 @@ export const convertRounding = (
     async round(source, scheme, storage, shared) {
       const stored = unpack(scheme.name)
       const whole = stored.out === scheme.out && stored.in === scheme.in
-      const asItIs = format.facts.dense || (format.facts.anyStorage && whole)
-      if (asItIs && stored.decode !== 'dense') return { quantized: stored, method: 'repack', fallback: null }
+      const asItIs = format.facts.dense || (format.facts.anyStorage && whole && stored.decode !== 'dense')
+      // a format of values only asks what they are: weights that have no codes go there, too
+      if (asItIs) return { quantized: stored as CodedLinear, method: 'repack', fallback: null }
       const kept = schemes.get(scheme.name)!.grid === scheme.grid ? repack(stored, scheme, storage) : undefined
       if (kept) return { quantized: kept, method: 'repack', fallback: null }
       const rounded = await plain.round(source, scheme, storage, shared)
@@ -36,6 +38,7 @@ export const convertRounding = (
       throw new QuantizeError(
         'unsupported',
         `${scheme.name}: format ${format.name} does not hold its values exactly; rounding them again adds an error of ${maxAbsError.toPrecision(3)} at most (SQNR ${sqnrDb === null ? 'infinite' : `${sqnrDb.toFixed(1)} dB`}); --lossy accepts that`,
+        { lasting: true }, // nothing to go on with
       )
     },
   }

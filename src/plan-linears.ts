@@ -61,6 +61,11 @@ const besideBlocks = (model: Model, recipe: Recipe, format: Format): Candidate[]
   if (headBits !== null && !format.facts.head) cannot('head', 'head-bits')
   const table = { name: moduleOf(embedding.tensor), weight: embedding, out: vocabulary, in: hidden }
   const shared = tied && embedBits !== null // one weight serves both
+  if (shared && headBits !== null && headBits !== embedBits)
+    throw new QuantizeError(
+      'bad-option',
+      `--head-bits ${headBits}: the head is the embedding, which has ${embedBits} bits; --embed-bits sets both`,
+    )
   return [
     ...(embedBits !== null ? [{ linear: table, role: 'embedding' as const, shares: [] }] : []),
     ...(headBits !== null && !shared ? [{ linear: head, role: 'head' as const, shares: [] }] : []),
@@ -97,6 +102,12 @@ export const candidatesOf = (
   )
   return [...ofBlocks, ...besideBlocks(model, recipe, format)]
 }
+
+/** Why a conversion decodes a head or an embedding; undefined when the format holds it as it is. */
+export const decodedBeside = ({ role }: Candidate, { method }: Recipe, { name, facts }: Format): string | undefined =>
+  method !== 'convert' || role === 'linear' || facts.dense || facts[role]
+    ? undefined
+    : `decoded: format ${name} has no place for a quantized ${role}`
 
 /** Why the globs leave a linear dense; undefined when they do not. */
 export const leftOut = (name: string, { include, exclude }: Recipe): string | undefined => {
@@ -149,12 +160,14 @@ const finerGroups = (group: Group, inputs: number): readonly Group[] => {
 }
 
 /** The scheme that a linear of a quantized source keeps: groups are cut where the format wants smaller ones. */
-const keptScheme = (scheme: LinearScheme, format: Format): LinearScheme => {
+const keptScheme = (scheme: LinearScheme, format: Format, from: Format): LinearScheme => {
   const { in: inputs, bits, grid } = scheme
+  const biased = format.facts.anyStorage && from.storage(scheme).decode === 'biased'
   const implied = format.facts.impliedGroup?.(inputs, bits, grid)
   const activations = format.facts.activations ? scheme.activations : undefined
   const withGroup = (group: Group): LinearScheme => ({
     ...scheme,
+    ...(biased ? { biased } : {}),
     activations,
     group,
     groups: groupsAlong(group, inputs),
@@ -188,7 +201,7 @@ export const schemeOf = (
 ): LinearScheme => {
   const { name, out, in: inputs, weight } = linear
   const stored = isDecoded(checkpoint) ? checkpoint.schemes.get(name) : undefined
-  if (recipe.method === 'convert') return keptScheme(stored!, format)
+  if (recipe.method === 'convert') return keptScheme(stored!, format, (checkpoint as DecodedCheckpoint).format)
   const over: Partial<Override> = Object.assign({}, ...recipe.overrides.filter(({ glob }) => matchesGlob(glob, name)))
   const grid = over.grid ?? recipe.grid
   const beside = role === 'head' ? recipe.headBits : role === 'embedding' ? recipe.embedBits : null

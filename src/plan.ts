@@ -24,6 +24,7 @@ import {
   type Candidate,
   candidatesOf,
   checkGlobs,
+  decodedBeside,
   fusionRefusal,
   leftOut,
   schemeOf,
@@ -251,7 +252,7 @@ const chooseLinears = (
   const schemes = new Map<string, LinearScheme | undefined>()
   for (const candidate of candidates) {
     const { name } = candidate.linear
-    const excluded = leftOut(name, recipe)
+    const excluded = leftOut(name, recipe) ?? decodedBeside(candidate, recipe, format)
     const found = excluded ? undefined : schemeOrReason(candidate, recipe, format, checkpoint)
     const scheme = typeof found === 'string' ? undefined : found
     const reason = typeof found === 'string' ? found : found && refusal(candidate.linear, found, format, tensors)

@@ -150,7 +150,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     bits,
     symmetric,
     group,
-    headBits: beside(request.headBits),
+    headBits: beside(request.headBits ?? (facts.defaults?.embedding ? request.embedBits : undefined)),
     embedBits: beside(request.embedBits),
     include: request.include ?? [],
     exclude: request.exclude ?? [],

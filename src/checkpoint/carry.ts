@@ -2,7 +2,7 @@ import type { Files } from '../io/files.ts'
 import { outsideOf } from '../io/member.ts'
 
 /** Hidden, or written anew from what was read: no news to anybody. */
-const silent = /^\.|^(config|quantize_config)\.json$|\.safetensors\.index\.json$/
+const silent = /^\.|^(config|quantize_config|quantize-report)\.json$|\.safetensors\.index\.json$/
 
 /** Not copied: weights in any form, their indexes, and records of another quantization (formats: the Hugging Face folder). */
 const notCarried = [

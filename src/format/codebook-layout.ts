@@ -72,7 +72,7 @@ export const codebookLayout = (scheme: LinearScheme): readonly TensorInfo[] => {
   return [
     parts.codes,
     parts.scales,
-    ...(isInt && !scheme.symmetric ? [parts.zeros] : []),
+    ...(isInt && scheme.biased ? [parts.biases] : isInt && !scheme.symmetric ? [parts.zeros] : []),
     ...(isInt ? [] : [parts.levels]),
     ...(scheme.grid === 'nvfp4' ? [parts.global_scale] : []),
     ...(storesGroups(scheme) ? [parts.groups] : []),

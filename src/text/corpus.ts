@@ -40,7 +40,7 @@ type Parser = (text: string, path: string) => string[]
 function parserOf(path: string): Parser {
   if (/\.txt$/i.test(path)) return text => [text.replace(/\r\n?/g, '\n')]
   if (/\.jsonl$/i.test(path)) return jsonLines
-  throw new QuantizeError('bad-option', `--calib ${printable(path)}: give a .txt file, a .jsonl file, or bundled`)
+  throw new QuantizeError('bad-option', `${printable(path)}: text is read from a .txt file, a .jsonl file, or bundled`)
 }
 
 function corpusOf(name: string, path: string, bytes: Uint8Array, parse: Parser): Corpus {

@@ -24,9 +24,11 @@ const inspectionText = ({ path, files, modelType, tensors, bytes, dtypes, quanti
     ...Object.entries(dtypes).map(
       ([dtype, { tensors: count, bytes: size }]) => `${dtype}: ${count} tensors, ${size} bytes`,
     ),
-    quantization
-      ? `quantized: ${quantization.format}, ${quantization.linears} linears of ${quantization.weights} weights at ${quantization.bitsPerWeight.toFixed(3)} bits a weight`
-      : 'not quantized in a format known here',
+    quantization?.linears === 0
+      ? `declares ${quantization.format}, but no linear is quantized`
+      : quantization
+        ? `quantized: ${quantization.format}, ${quantization.linears} linears of ${quantization.weights} weights at ${quantization.bitsPerWeight.toFixed(3)} bits a weight`
+        : 'not quantized in a format known here',
     ...(quantization?.schemes ?? []).map(
       ({ grid, bits, symmetric, group, linears }) =>
         `  ${linears} linears: ${bits} bits, ${grid === 'int' ? (symmetric ? 'symmetric' : 'asymmetric') : grid}, group ${group}`,
