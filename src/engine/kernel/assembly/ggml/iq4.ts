@@ -1,138 +1,138 @@
-/** IQ4_NL and IQ4_XS: quantize_row_iq4_nl_impl with 7 tries. */
-import { clampTo, nearest, storeHalf } from './numbers'
+/** IQ4_NL and IQ4_XS: quantize_row_iq4_nl_impl with 7 tries, four sub-blocks of 32 side by side. */
+import { MAGIC } from '../simd'
+import { extreme, extremes, interleave } from './lanes'
+import { nearest, storeHalf } from './numbers'
 import { packNibbles } from './pack'
-import { CODES, SCALES, WEIGHTS } from './scratch'
-import { extreme } from './search'
-import { sumOfSquares, weighByImportance, weighBySquare } from './weigh'
+import { CODE_TABLE, CODES, LEVEL_TABLE, SCALES, VALUES, WEIGHTS } from './scratch'
+import { sumOfSquares, sumsOfSquares, weighByImportance, weighBySquare } from './weigh'
 
 const TINY: f32 = 1e-15
 const TRIES: i32 = 7
 
-/** The table by code: kvalues_iq4nl. No memory, since the module has no data. */
-function level(code: i32): f32 {
-  switch (code) {
-    case 0:
-      return -127
-    case 1:
-      return -104
-    case 2:
-      return -83
-    case 3:
-      return -65
-    case 4:
-      return -49
-    case 5:
-      return -35
-    case 6:
-      return -22
-    case 7:
-      return -10
-    case 8:
-      return 1
-    case 9:
-      return 13
-    case 10:
-      return 25
-    case 11:
-      return 38
-    case 12:
-      return 53
-    case 13:
-      return 69
-    case 14:
-      return 89
-    default:
-      return 113
+/** kvalues_iq4nl by code. No memory, since the module has no data. */
+function level(code: i32): i32 {
+  const low = code < 4 ? 0xbfad9881 : code < 8 ? 0xf6eaddcf : code < 12 ? 0x26190d01 : 0x71594535
+  return <i32>(<i8>(low >> (8 * (code & 3))))
+}
+
+/** Levels and codes of ⌊2x⌋: two levels meet at a whole or a half, where the upper one is taken (best_index_int8). */
+export function fillTables(scratch: usize): void {
+  let code = 0
+  for (let twice = -256; twice < 256; twice++) {
+    while (code < 15 && twice >= level(code) + level(code + 1)) code++
+    const i = <usize>(twice + 256)
+    store<f32>(scratch + (i << 2), <f32>level(code), LEVEL_TABLE)
+    store<u8>(scratch + i, code, CODE_TABLE)
   }
 }
 
-/** The nearest level's code, by bisection; the upper one of two that are as near (best_index_int8). */
-function nearestLevel(x: f32): i32 {
-  if (x <= -127) return 0
-  if (x >= 113) return 15
-  let low = 0
-  let high = 15
-  while (high - low > 1) {
-    const middle = (low + high) >> 1
-    if (x < level(middle)) high = middle
-    else low = middle
-  }
-  return x - level(high - 1) < level(high) - x ? high - 1 : high
+/** ⌊2x⌋ of twice x, cut to −256 … 255, as places in a table of entries of 1 << shift bytes; NaN goes to the last, as in ggml. */
+function places(twice: v128, shift: i32): v128 {
+  const cut = f32x4.pmax(f32x4.pmin(f32x4.splat(255), f32x4.floor(twice)), f32x4.splat(-256))
+  const index = i32x4.sub(f32x4.add(cut, f32x4.splat(MAGIC)), i32x4.splat(0x4b400000 - 256))
+  return i32x4.shl(index, shift)
 }
 
-/** Σ w q x and Σ w q² of the codes of inverse · x. */
-let sumXq: f32 = 0
-let sumQ2: f32 = 0
-
-function fitSums(x: usize, weights: usize, inverse: f32): void {
-  sumXq = 0
-  sumQ2 = 0
-  for (let i: usize = 0; i < 32; i++) {
-    const v = load<f32>(x + (i << 2))
-    const q = level(nearestLevel(inverse * v))
-    const w = load<f32>(weights + (i << 2))
-    sumXq += w * q * v
-    sumQ2 += w * q * q
-  }
+/** Levels nearest to half of `twice`. */
+function levels(twice: v128, scratch: usize): v128 {
+  const at = places(twice, 2)
+  let found = v128.load32_zero(scratch + <usize>i32x4.extract_lane(at, 0), LEVEL_TABLE)
+  found = v128.load32_lane(scratch + <usize>i32x4.extract_lane(at, 1), found, 1, LEVEL_TABLE)
+  found = v128.load32_lane(scratch + <usize>i32x4.extract_lane(at, 2), found, 2, LEVEL_TABLE)
+  return v128.load32_lane(scratch + <usize>i32x4.extract_lane(at, 3), found, 3, LEVEL_TABLE)
 }
 
-/** The scale of 32 values. */
-function searchLevels(x: usize, weights: usize): f32 {
-  const most = extreme(x, 32)
-  if (abs(most) < TINY) return 0
-  fitSums(x, weights, <f32>1 / (-most / <f32>-127))
-  let d = sumXq / sumQ2
-  let best = d * sumXq
+/** Σ w q x and Σ w q² of the levels q of inverse · x. */
+let sumXq: v128 = f32x4(0, 0, 0, 0)
+let sumQ2: v128 = f32x4(0, 0, 0, 0)
+
+function fit(inverse: v128, scratch: usize): void {
+  const twice = f32x4.add(inverse, inverse)
+  let xq = f32x4.splat(0)
+  let q2 = f32x4.splat(0)
+  for (let i: usize = 0; i < 512; i += 16) {
+    const v = v128.load(scratch + i, VALUES)
+    const q = levels(f32x4.mul(twice, v), scratch)
+    const wq = f32x4.mul(v128.load(scratch + i, WEIGHTS), q)
+    xq = f32x4.add(xq, f32x4.mul(wq, v))
+    q2 = f32x4.add(q2, f32x4.mul(wq, q))
+  }
+  sumXq = xq
+  sumQ2 = q2
+}
+
+/** Scales of VALUES with WEIGHTS, f32x4 [32] each. */
+function searchLevels(scratch: usize): v128 {
+  const most = extremes(scratch + VALUES, 32)
+  const lowest = f32x4.splat(-127)
+  fit(f32x4.div(f32x4.splat(1), f32x4.div(f32x4.neg(most), lowest)), scratch)
+  let d = f32x4.div(sumXq, sumQ2)
+  let best = f32x4.mul(d, sumXq)
   for (let k = -TRIES; k <= TRIES; k++) {
-    fitSums(x, weights, (<f32>k + <f32>-127) / most)
-    if (sumQ2 > 0 && sumXq * sumXq > best * sumQ2) {
-      d = sumXq / sumQ2
-      best = d * sumXq
-    }
+    fit(f32x4.div(f32x4.splat(<f32>k + <f32>-127), most), scratch)
+    const gain = f32x4.gt(f32x4.mul(sumXq, sumXq), f32x4.mul(best, sumQ2))
+    const better = v128.and(gain, f32x4.gt(sumQ2, f32x4.splat(0)))
+    d = v128.bitselect(f32x4.div(sumXq, sumQ2), d, better)
+    best = v128.bitselect(f32x4.mul(d, sumXq), best, better)
   }
-  return d
+  return v128.andnot(d, f32x4.lt(f32x4.abs(most), f32x4.splat(TINY)))
 }
 
-function encode(x: usize, scale: f32, codes: usize): void {
-  const inverse = scale !== 0 ? <f32>1 / scale : 0
-  for (let i: usize = 0; i < 32; i++) store<u8>(codes + i, nearestLevel(inverse * load<f32>(x + (i << 2))))
+/** Codes of 32 values. */
+function encode(x: usize, scale: f32, scratch: usize, codes: usize): void {
+  const inverse: f32 = scale !== 0 ? <f32>1 / scale : 0
+  const twice = f32x4.splat(inverse + inverse)
+  for (let i: usize = 0; i < 32; i += 4) {
+    const at = places(f32x4.mul(twice, v128.load(x + (i << 2))), 0)
+    store<u8>(codes + i, load<u8>(scratch + <usize>i32x4.extract_lane(at, 0), CODE_TABLE))
+    store<u8>(codes + i, load<u8>(scratch + <usize>i32x4.extract_lane(at, 1), CODE_TABLE), 1)
+    store<u8>(codes + i, load<u8>(scratch + <usize>i32x4.extract_lane(at, 2), CODE_TABLE), 2)
+    store<u8>(codes + i, load<u8>(scratch + <usize>i32x4.extract_lane(at, 3), CODE_TABLE), 3)
+  }
 }
 
-function weigh(x: usize, importances: usize, variance: f32, weights: usize): void {
-  if (importances) weighByImportance(x, importances, variance, 32, weights)
-  else weighBySquare(x, 32, weights)
+function weigh(importances: usize, rows: usize, variance: v128, scratch: usize): void {
+  if (importances) {
+    interleave(importances, 128, rows, 32, scratch + WEIGHTS)
+    weighByImportance(scratch + VALUES, 32, variance, scratch + WEIGHTS)
+  } else weighBySquare(scratch + VALUES, 32, scratch + WEIGHTS)
 }
 
-export function roundIq4Nl(x: usize, importances: usize, scratch: usize, out: usize): void {
-  const variance = sumOfSquares(x, 32) * (<f32>2 / 32)
-  weigh(x, importances, variance, scratch + WEIGHTS)
-  const d = searchLevels(x, scratch + WEIGHTS)
-  storeHalf(out, d)
-  encode(x, d, scratch + CODES)
-  packNibbles(scratch + CODES, 32, 16, out + 2)
+/** Up to four blocks: x f32 [blocks][32], of one row. */
+export function roundIq4Nl(x: usize, importances: usize, blocks: usize, scratch: usize, out: usize): void {
+  interleave(x, 128, blocks, 32, scratch + VALUES)
+  const variance = f32x4.mul(sumsOfSquares(scratch + VALUES, 32), f32x4.splat(<f32>2 / 32))
+  weigh(importances, blocks, variance, scratch)
+  v128.store(scratch, searchLevels(scratch), SCALES)
+  for (let j: usize = 0; j < blocks; j++, out += 18) {
+    const d = load<f32>(scratch + (j << 2), SCALES)
+    storeHalf(out, d)
+    encode(x + (j << 7), d, scratch, scratch + CODES)
+    packNibbles(scratch + CODES, 32, 16, out + 2)
+  }
 }
 
 export function roundIq4Xs(x: usize, importances: usize, scratch: usize, out: usize): void {
   const scales = scratch + SCALES
-  const variance = sumOfSquares(x, 256) * (<f32>2 / 256)
-  for (let j: usize = 0; j < 8; j++) {
-    const from = x + (j << 7)
-    weigh(from, importances ? importances + (j << 7) : 0, variance, scratch + WEIGHTS)
-    store<f32>(scales + (j << 2), searchLevels(from, scratch + WEIGHTS))
+  const variance = f32x4.splat(sumOfSquares(x, 256) * (<f32>2 / 256))
+  for (let four: usize = 0; four < 2; four++) {
+    interleave(x + (four << 9), 128, 4, 32, scratch + VALUES)
+    weigh(importances ? importances + (four << 9) : 0, 4, variance, scratch)
+    v128.store(scales + (four << 4), searchLevels(scratch))
   }
   const d = -extreme(scales, 8) / 32
-  const inverse = d !== 0 ? <f32>1 / d : 0
+  const inverse: f32 = d !== 0 ? <f32>1 / d : 0
   storeHalf(out, d)
+  let low: u32 = 0
   let high: u32 = 0
-  memory.fill(out + 4, 0, 4)
   for (let j: usize = 0; j < 8; j++) {
-    const l = clampTo(nearest(inverse * load<f32>(scales + (j << 2))), -32, 31)
-    encode(x + (j << 7), d * l, scratch + CODES + 32 * j)
-    const code = <u32>(<i32>l + 32)
-    const low = out + 4 + (j >> 1)
-    store<u8>(low, <u32>load<u8>(low) | ((code & 15) << (4 * (<u32>j & 1))))
+    const l = min(31, max(-32, nearest(inverse * load<f32>(scales + (j << 2)))))
+    encode(x + (j << 7), d * <f32>l, scratch, scratch + CODES + 32 * j)
+    const code = <u32>(l + 32)
+    low |= (code & 15) << (4 * <u32>j)
     high |= (code >> 4) << (2 * <u32>j)
   }
-  store<u16>(out + 2, high)
+  store<u16>(out, high, 2)
+  store<u32>(out, low, 4)
   packNibbles(scratch + CODES, 256, 16, out + 8)
 }

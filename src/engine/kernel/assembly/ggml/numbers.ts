@@ -1,18 +1,28 @@
 /** Numbers as ggml rounds them. Every operation is rounded to float32, in the order of its C code; there is no fused multiply-add. */
 import { MAGIC } from '../simd'
 
-/** An integer, half to even, for |x| ≤ 4194303 (nearest_int). */
-export function nearest(x: f32): f32 {
-  return x + MAGIC - MAGIC
+/** What the mantissa of x + MAGIC holds for x = 0. */
+const ZERO: i32 = 0x400000
+
+/** nearest_int: half to even, for |x| ≤ 4194303. What is beyond or infinite wraps to what it is in ggml; NaN is 0. */
+export function nearest(x: f32): i32 {
+  return (reinterpret<i32>(x + MAGIC) & 0x7fffff) - ZERO
 }
 
-export function atMost(x: f32, high: f32): f32 {
-  if (x > high) return high
-  return x
+/** A level as `cutSteps` counts it, in all lanes. */
+export function stepsOf(level: i32): v128 {
+  return i32x4.splat(ZERO + level)
 }
 
-export function clampTo(x: f32, low: f32, high: f32): f32 {
-  return x < low ? low : x > high ? high : x
+/** `nearest` of each lane cut to low … high; these and the result count from −2^22 (`stepsOf`), which saves an operation. */
+export function cutSteps(x: v128, low: v128, high: v128): v128 {
+  const steps = v128.and(f32x4.add(x, f32x4.splat(MAGIC)), i32x4.splat(0x7fffff))
+  return i32x4.min_s(i32x4.max_s(steps, low), high)
+}
+
+/** Steps as float levels. */
+export function asLevels(steps: v128): v128 {
+  return f32x4.sub(v128.or(steps, i32x4.splat(0x4b000000)), f32x4.splat(MAGIC))
 }
 
 /** The F16 nearest to x, half to even. */
