@@ -17,7 +17,7 @@ export type RoundedType = (typeof roundedTypes)[number]
 const kindOf = { BF16: 0, F16: 1, F32: 2 } as const
 
 /** Of a call, beside a row: assembly/ggml/scratch.ts. */
-const scratchBytes = 4704
+const scratchBytes = 4736
 
 /** Weights of a chunk: long against a round trip to a worker (0.1 ms). */
 const chunkWeights = 2 ** 18

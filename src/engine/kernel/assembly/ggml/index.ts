@@ -83,7 +83,7 @@ function roundRow(
 
 /**
  * `source` [rows][n] of dtype 0 bf16, 1 f16, 2 f32; `type` ggml's number, whose blocks have `block` weights and `blockBytes` bytes; `importances` f32 [n] or 0;
- * `out` takes rows · n / block blocks. `scratch`: 4704 bytes and n floats.
+ * `out` takes rows · n / block blocks. `scratch`: 4736 bytes and n floats.
  * Returns 1 + the first row with a value that is not finite, or 0.
  */
 export function roundRows(

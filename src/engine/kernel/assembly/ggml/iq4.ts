@@ -3,7 +3,7 @@ import { MAGIC } from '../simd'
 import { extreme, extremes, interleave } from './lanes'
 import { nearest, storeHalf } from './numbers'
 import { packNibbles } from './pack'
-import { CODE_TABLE, CODES, LEVEL_TABLE, SCALES, VALUES, WEIGHTS } from './scratch'
+import { CODE_TABLE, CODES, LEVEL_TABLE, SCALES, SUM_L2, SUM_XL, VALUES, WEIGHTS } from './scratch'
 import { sumOfSquares, sumsOfSquares, weighByImportance, weighBySquare } from './weigh'
 
 const TINY: f32 = 1e-15
@@ -42,11 +42,8 @@ function levels(twice: v128, scratch: usize): v128 {
   return v128.load32_lane(scratch + <usize>i32x4.extract_lane(at, 3), found, 3, LEVEL_TABLE)
 }
 
-/** Σ w q x and Σ w q² of the levels q of inverse · x. */
-let sumXq: v128 = f32x4(0, 0, 0, 0)
-let sumQ2: v128 = f32x4(0, 0, 0, 0)
-
-function fit(inverse: v128, scratch: usize): void {
+/** Sums of the levels nearest to inverse · x. */
+function fitLevels(inverse: v128, scratch: usize): void {
   const twice = f32x4.add(inverse, inverse)
   let xq = f32x4.splat(0)
   let q2 = f32x4.splat(0)
@@ -57,19 +54,23 @@ function fit(inverse: v128, scratch: usize): void {
     xq = f32x4.add(xq, f32x4.mul(wq, v))
     q2 = f32x4.add(q2, f32x4.mul(wq, q))
   }
-  sumXq = xq
-  sumQ2 = q2
+  v128.store(scratch, xq, SUM_XL)
+  v128.store(scratch, q2, SUM_L2)
 }
 
 /** Scales of VALUES with WEIGHTS, f32x4 [32] each. */
 function searchLevels(scratch: usize): v128 {
   const most = extremes(scratch + VALUES, 32)
   const lowest = f32x4.splat(-127)
-  fit(f32x4.div(f32x4.splat(1), f32x4.div(f32x4.neg(most), lowest)), scratch)
+  fitLevels(f32x4.div(f32x4.splat(1), f32x4.div(f32x4.neg(most), lowest)), scratch)
+  let sumXq = v128.load(scratch, SUM_XL)
+  let sumQ2 = v128.load(scratch, SUM_L2)
   let d = f32x4.div(sumXq, sumQ2)
   let best = f32x4.mul(d, sumXq)
   for (let k = -TRIES; k <= TRIES; k++) {
-    fit(f32x4.div(f32x4.splat(<f32>k + <f32>-127), most), scratch)
+    fitLevels(f32x4.div(f32x4.splat(<f32>k + <f32>-127), most), scratch)
+    sumXq = v128.load(scratch, SUM_XL)
+    sumQ2 = v128.load(scratch, SUM_L2)
     const gain = f32x4.gt(f32x4.mul(sumXq, sumXq), f32x4.mul(best, sumQ2))
     const better = v128.and(gain, f32x4.gt(sumQ2, f32x4.splat(0)))
     d = v128.bitselect(f32x4.div(sumXq, sumQ2), d, better)

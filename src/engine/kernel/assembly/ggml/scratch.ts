@@ -17,7 +17,10 @@ export const SUMS: usize = 2048
 /** u8 [16] each: scales and minima as they are stored. MIN_CODES lies 16 bytes behind SCALE_CODES. */
 export const SCALE_CODES: usize = 2112
 export const MIN_CODES: usize = 2128
+/** f32x4: Σ w x l and Σ w l² of the levels l that were fitted last. */
+export const SUM_XL: usize = 2144
+export const SUM_L2: usize = 2160
 /** f32 [512] and u8 [512]: level and code of ⌊2x⌋ = −256 … 255 in IQ4's table. */
-export const LEVEL_TABLE: usize = 2144
-export const CODE_TABLE: usize = 4192
-export const SCRATCH_BYTES: usize = 4704
+export const LEVEL_TABLE: usize = 2176
+export const CODE_TABLE: usize = 4224
+export const SCRATCH_BYTES: usize = 4736

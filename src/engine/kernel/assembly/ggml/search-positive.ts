@@ -1,7 +1,9 @@
 /** make_qp_quants of four rows at once, a row in each lane. */
+import { moveLevels } from './move-levels'
 import { asLevels, cutSteps, stepsOf } from './numbers'
-import { THIRD, VALUES, WEIGHTS } from './scratch'
+import { SUM_L2, SUM_XL, THIRD, VALUES, WEIGHTS } from './scratch'
 
+/** GROUP_MAX_EPS: a row of none greater is zeros. */
 const TINY: f32 = 1e-15
 /** −2^22: nothing is cut below. */
 const LOWEST: i32 = -0x400000
@@ -37,18 +39,10 @@ function searchInverse(n: usize, most: i32, max: v128, high: v128, scratch: usiz
   return found
 }
 
-/**
- * The scales of x ≈ scale · code, x not negative, for the scales and the minima of a super-block: nine candidates, then up to five sweeps of moves of
- * single codes. VALUES, WEIGHTS: f32x4 [n]. Leaves codes as floats (f32x4 [n]) in THIRD.
- */
-export function searchPositive(n: usize, most: i32, scratch: usize): v128 {
-  const zero = f32x4.splat(0)
-  const high = stepsOf(most)
-  let max = zero
-  for (let i: usize = 0; i < n << 4; i += 16) max = f32x4.pmax(max, v128.load(scratch + i, VALUES))
-  const inverse = searchInverse(n, most, max, high, scratch)
-  let sumXl = zero
-  let sumL2 = zero
+/** Levels to THIRD, and their sums. */
+function fitLevels(n: usize, inverse: v128, high: v128, scratch: usize): void {
+  let sumXl = f32x4.splat(0)
+  let sumL2 = f32x4.splat(0)
   for (let i: usize = 0; i < n << 4; i += 16) {
     const v = v128.load(scratch + i, VALUES)
     const w = v128.load(scratch + i, WEIGHTS)
@@ -57,30 +51,22 @@ export function searchPositive(n: usize, most: i32, scratch: usize): v128 {
     sumXl = f32x4.add(sumXl, f32x4.mul(f32x4.mul(w, v), l))
     sumL2 = f32x4.add(sumL2, f32x4.mul(f32x4.mul(w, l), l))
   }
-  for (let sweep = 0; sweep < 5; sweep++) {
-    let changed = zero
-    for (let i: usize = 0; i < n << 4; i += 16) {
-      const v = v128.load(scratch + i, VALUES)
-      const w = v128.load(scratch + i, WEIGHTS)
-      const l = v128.load(scratch + i, THIRD)
-      const wv = f32x4.mul(w, v)
-      const restXl = f32x4.sub(sumXl, f32x4.mul(wv, l))
-      const restL2 = f32x4.sub(sumL2, f32x4.mul(f32x4.mul(w, l), l))
-      const moved = levelsOf(f32x4.div(f32x4.mul(v, restL2), restXl), high)
-      const triedXl = f32x4.add(restXl, f32x4.mul(wv, moved))
-      const triedL2 = f32x4.add(restL2, f32x4.mul(f32x4.mul(w, moved), moved))
-      const gain = f32x4.gt(f32x4.mul(f32x4.mul(triedXl, triedXl), sumL2), f32x4.mul(f32x4.mul(sumXl, sumXl), triedL2))
-      const sound = v128.and(f32x4.gt(restXl, zero), f32x4.gt(restL2, zero))
-      const better = v128.and(v128.and(gain, sound), f32x4.ne(moved, l))
-      sumXl = v128.bitselect(triedXl, sumXl, better)
-      sumL2 = v128.bitselect(triedL2, sumL2, better)
-      v128.store(scratch + i, v128.bitselect(moved, l, better), THIRD)
-      changed = v128.or(changed, better)
-    }
-    if (!v128.any_true(changed)) break
-  }
+  v128.store(scratch, sumXl, SUM_XL)
+  v128.store(scratch, sumL2, SUM_L2)
+}
+
+/**
+ * The scales of x ≈ scale · code, x not negative, for the scales and the minima of a super-block: nine candidates, then moves of single codes.
+ * VALUES, WEIGHTS: f32x4 [n]. Leaves codes as floats (f32x4 [n]) in THIRD.
+ */
+export function searchPositive(n: usize, most: i32, scratch: usize): v128 {
+  const high = stepsOf(most)
+  let max = f32x4.splat(0)
+  for (let i: usize = 0; i < n << 4; i += 16) max = f32x4.pmax(max, v128.load(scratch + i, VALUES))
+  fitLevels(n, searchInverse(n, most, max, high, scratch), high, scratch)
+  const scale = moveLevels(n, stepsOf(LOWEST), high, true, scratch)
   const found = f32x4.ge(max, f32x4.splat(TINY))
   for (let i: usize = 0; i < n << 4; i += 16)
     v128.store(scratch + i, v128.and(v128.load(scratch + i, THIRD), found), THIRD)
-  return v128.and(f32x4.div(sumXl, sumL2), v128.and(found, f32x4.gt(sumL2, zero)))
+  return v128.and(scale, found)
 }
