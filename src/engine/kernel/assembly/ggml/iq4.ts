@@ -65,7 +65,7 @@ function searchLevels(scratch: usize): v128 {
   fitLevels(f32x4.div(f32x4.splat(1), f32x4.div(f32x4.neg(most), lowest)), scratch)
   let sumXq = v128.load(scratch, SUM_XL)
   let sumQ2 = v128.load(scratch, SUM_L2)
-  let d = f32x4.div(sumXq, sumQ2)
+  let d = v128.and(f32x4.div(sumXq, sumQ2), f32x4.gt(sumQ2, f32x4.splat(0)))
   let best = f32x4.mul(d, sumXq)
   for (let k = -TRIES; k <= TRIES; k++) {
     fitLevels(f32x4.div(f32x4.splat(<f32>k + <f32>-127), most), scratch)

@@ -3,10 +3,17 @@ import { extreme, narrow } from './lanes'
 import { packNibbles } from './pack'
 import { CODES } from './scratch'
 
-/** ⌊log2 x⌋ of a number above 0. */
+/** ⌊log2f(x)⌋ of x > 0: where x lies so close below 2^k that its logarithm rounds to k, that is k. */
 function exponentOf(x: f32): i32 {
   const bits = reinterpret<u32>(x)
-  return bits >= 0x00800000 ? <i32>(bits >> 23) - 127 : -118 - clz(bits)
+  const exponent = bits >= 0x00800000 ? <i32>(bits >> 23) - 127 : -118 - clz(bits)
+  const k = exponent + 1
+  if (k === 0) return exponent // floats are dense below 0
+  const whole = <f32>k
+  const below = reinterpret<f32>(reinterpret<u32>(whole) + (k > 0 ? -1 : 1))
+  const power = reinterpret<f64>((<u64>(1023 + k)) << 52)
+  const distance = (1 - <f64>x / power) * Math.LOG2E // log2(1 − t) ≈ −t / ln 2
+  return distance < <f64>(whole - below) / 2 ? k : exponent
 }
 
 /** The nearest of E2M1 in steps of 2 · half, the smaller of two that are as near. */
