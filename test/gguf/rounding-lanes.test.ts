@@ -88,6 +88,23 @@ describe('blocks side by side', () => {
   })
 })
 
+it.each(['Q4_1', 'Q5_0', 'Q8_0', 'IQ4_NL', 'MXFP4'] as const)(
+  '%s: writes whole rows and nothing behind them',
+  async type => {
+    const { id, block, bytes } = ggmlTypes[type]
+    const inputs = 160
+    const regions = [4 * inputs, 4 * inputs, 8192, 5 * bytes + 128].map(size => kernels.allocate(size))
+    const [source, importances, scratch, blocks] = regions
+    source.f32().set(Float32Array.from({ length: inputs }, (_, i) => Math.sin(i)))
+    importances.f32().fill(1)
+    blocks.u8().fill(0x5a)
+    const places = [source.address, 1, inputs, importances.address, scratch.address, blocks.address] as const
+    await kernels.run([['roundRows', id, block, bytes, 2, ...places]])
+    expect([...new Set(blocks.u8().subarray(5 * bytes))]).toEqual([0x5a])
+    for (const region of regions) region.free()
+  },
+)
+
 /** Bytes of ggml (llama-cpp-python 0.3.36, x86-64) where the inverse of the scale is infinite, or a logarithm rounds up. */
 describe('at the edges of float32', () => {
   const tiny = Float32Array.from({ length: 256 }, (_, i) => (i % 2 ? -1 : 1) * ((i % 32) + 1) * 2 ** -135)

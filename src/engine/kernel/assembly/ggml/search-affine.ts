@@ -54,7 +54,7 @@ export function searchAffine(
     sumX = f32x4.add(sumX, f32x4.mul(w, v))
   }
   min = f32x4.pmin(min, f32x4.splat(0))
-  const wide = f32x4.gt(max, min)
+  // infinite where max = min: the scale is then 0 and no candidate wins, as in ggml, which returns early
   let inverse = f32x4.div(f32x4.splat(<f32>most), f32x4.sub(max, min))
   for (let i: usize = 0; i < bytes; i += 16) {
     const v = v128.load(scratch + i, VALUES)
@@ -90,11 +90,11 @@ export function searchAffine(
     scale = v128.bitselect(triedScale, scale, better)
     bestInverse = v128.bitselect(inverse, bestInverse, better)
     origin = v128.bitselect(min, origin, better)
-    min = v128.bitselect(triedMin, min, v128.and(better, wide))
+    min = v128.bitselect(triedMin, min, better)
   }
   const at = scratch + place
-  v128.store(at, v128.and(scale, wide), SCALES)
+  v128.store(at, scale, SCALES)
   v128.store(at, f32x4.neg(min), MINIMA)
-  v128.store(at, v128.and(bestInverse, wide), INVERSES)
+  v128.store(at, bestInverse, INVERSES)
   v128.store(at, origin, ORIGINS)
 }
