@@ -1,4 +1,5 @@
 /** Conversions of quantized checkpoints: codes kept where the formats agree, an error that says what rounding would cost where not. */
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { loadModel } from '../../src/evaluate/load-model.ts'
@@ -52,8 +53,10 @@ describe('convert', () => {
 
   it('stops where the format does not hold the values, with the error that rounding adds; --lossy accepts it', async () => {
     const source = await quantized('--format', 'gptq:v2', '--asym', '--bits', '2', '--group', '8') // zero points of 0, which v1 cannot say
-    const { code, stderr } = await run('convert', source, '--format', 'gptq', '-o', fresh())
+    const refused = fresh()
+    const { code, stderr } = await run('convert', source, '--format', 'gptq', '-o', refused)
     expect(code).toBe(4)
+    expect(existsSync(`${refused}.partial`), 'something to go on with').toBe(false)
     expect(stderr).toMatch(
       /does not hold its values exactly; rounding them again adds an error of [\d.e-]+ at most \(SQNR [\d.]+ dB\); --lossy accepts/,
     )
@@ -61,6 +64,22 @@ describe('convert', () => {
     const rounded = report.linears.filter(({ method }) => method === 'rtn')
     expect(rounded.length).toBeGreaterThan(0)
     expect(rounded.every(({ fallback, maxAbsError }) => fallback?.includes('exactly') && maxAbsError > 0)).toBe(true)
+  })
+
+  it('keeps biases in a format of any storage, and decodes an embedding where there is no place for one', async () => {
+    const source = fresh()
+    await quantizeTo(source, tinyLlama, '--method', 'rtn', '--format', 'mlx')
+    const codebook = await converted(source, '--format', 'codebook')
+    expect(readReport(codebook).linears.every(({ maxAbsError }) => maxAbsError === 0)).toBe(true)
+    const embedding = 'model.embed_tokens'
+    for (const name of [module, embedding]) expect(weightsOf(codebook, name)).toEqual(weightsOf(source, name))
+    const other = await converted(source, '--format', 'hqq', '--lossy')
+    const report = readReport(other)
+    expect(report.linears.map(({ name }) => name)).not.toContain(embedding)
+    expect(report.kept.find(({ name }) => name === `${embedding}.weight`)?.reason).toMatch(
+      /^decoded: format hqq has no place for a quantized embedding/,
+    )
+    expect(weightsOf(other, embedding)).toEqual(weightsOf(source, embedding))
   })
 
   it('is for quantized checkpoints', async () => {

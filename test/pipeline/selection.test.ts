@@ -79,6 +79,15 @@ describe('the head', () => {
     checkpoint.close()
   })
 
+  it('refuses another width for a head that is the embedding', async () => {
+    const output = join(folder, 'shared-head')
+    const options = ['--method', 'rtn', '--format', 'mlx', '-o', output]
+    const { code, stderr } = await run(tinyLlama, ...options, '--head-bits', '8')
+    expect(code).toBe(2)
+    expect(stderr).toMatch(/--head-bits 8: the head is the embedding, which has 4 bits; --embed-bits sets both/)
+    expect((await run(tinyLlama, ...options, '--embed-bits', '8', '--dry-run')).code).toBe(0)
+  })
+
   it('and the embedding are refused where the format has no place for them', async () => {
     const { code, said } = await refused('--embed-bits', '4')
     expect(code).toBe(2)

@@ -70,7 +70,9 @@ describe('readCorpus', () => {
 
   it('names what can be read for another extension, before it looks for the file', () => {
     const read = () => readCorpus('/nowhere/data.parquet', nodeFiles)
-    expect(read).toThrow(failure('bad-option', /data\.parquet: give a \.txt file, a \.jsonl file, or bundled$/))
+    expect(read).toThrow(
+      failure('bad-option', /data\.parquet: text is read from a \.txt file, a \.jsonl file, or bundled$/),
+    )
   })
 })
 
