@@ -91,15 +91,15 @@ const llama3 = (keys: Keys, theta: number, width: number, factors: Float32Array)
   }
 }
 
-/** All of q, k, v, o (or gate, up, down) of the first block have biases, or none. */
-const biased = (model: GgufModel, names: readonly string[]): boolean => {
-  const [missing, found] = [false, true].map(has =>
-    names.filter(name => model.tensors.has(`blk.0.${name}.bias`) === has),
+/** All blocks have biases for all of these, or none for any: what config.json can say. */
+const biased = ({ tensors, file }: GgufModel, blocks: number, names: readonly string[]): boolean => {
+  const found = [...tensors.keys()].filter(name =>
+    names.some(part => /^blk\.\d+\./.test(name) && name.endsWith(`.${part}.bias`)),
   )
-  if (found.length > 0 && missing.length > 0)
+  if (found.length > 0 && found.length !== blocks * names.length)
     throw new QuantizeError(
       'unsupported',
-      `${printable(model.file)}: blk.0 has biases for ${found.join(', ')} but not for ${missing.join(', ')}, which config.json of llama cannot say`,
+      `${printable(file)}: has ${found.length} biases of ${names.join(', ')} in ${blocks} blocks; config.json of llama can say none or all`,
     )
   return found.length > 0
 }
@@ -152,6 +152,7 @@ export const configOf = (model: GgufModel): Json => {
   const heads = sharedCount(keys, model.metadata, `${arch}.attention.head_count`)
   if (heads === 0) keys.fail(`${arch}.attention.head_count`, 'is 0')
   const width = headWidth(keys, hidden, heads)
+  const blocks = keys.number(`${arch}.block_count`, 'u32')
   const theta = shortest(keys.number(`${arch}.rope.freq_base`, 'f32', 10_000))
   const scaling = ropeScaling(keys, theta, width, model.ropeFactors)
   return {
@@ -160,15 +161,15 @@ export const configOf = (model: GgufModel): Json => {
     vocab_size: vocabularySize(keys, model),
     hidden_size: hidden,
     intermediate_size: sharedCount(keys, model.metadata, `${arch}.feed_forward_length`),
-    num_hidden_layers: keys.number(`${arch}.block_count`, 'u32'),
+    num_hidden_layers: blocks,
     num_attention_heads: heads,
     num_key_value_heads: sharedCount(keys, model.metadata, `${arch}.attention.head_count_kv`, heads),
     head_dim: width,
     hidden_act: 'silu',
     rms_norm_eps: shortest(keys.number(`${arch}.attention.layer_norm_rms_epsilon`, 'f32')),
     max_position_embeddings: keys.number(`${arch}.context_length`, 'u32'),
-    attention_bias: biased(model, ['attn_q', 'attn_k', 'attn_v', 'attn_output']),
-    mlp_bias: biased(model, ['ffn_gate', 'ffn_up', 'ffn_down']),
+    attention_bias: biased(model, blocks, ['attn_q', 'attn_k', 'attn_v', 'attn_output']),
+    mlp_bias: biased(model, blocks, ['ffn_gate', 'ffn_up', 'ffn_down']),
     tie_word_embeddings: !model.tensors.has('output.weight'),
     rope_theta: theta,
     ...(scaling ? { rope_scaling: scaling } : {}),
