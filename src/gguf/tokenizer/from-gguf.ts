@@ -1,6 +1,6 @@
 /** tokenizer.json and tokenizer_config.json from the keys of a GGUF: the same ids for the same text. */
-import type { Keys } from '../metadata.ts'
-import { openMetadata } from '../metadata.ts'
+import { printable } from '../../io/printable.ts'
+import { type Keys, openMetadata } from '../metadata.ts'
 import type { GgufMetadata } from '../values.ts'
 import { readVocabulary, type Vocabulary } from './gguf-vocabulary.ts'
 import type { Json } from './hf-tokenizer.ts'
@@ -33,6 +33,8 @@ interface Parts {
   readonly decoder: Json
   readonly notes: readonly string[]
   readonly addBos: boolean
+  /** Ids of special tokens where their keys are missing. */
+  readonly ids: Readonly<Partial<Record<SpecialName, number>>>
 }
 
 /** Tokens of the model itself, by id; padding that only fills ids is left out. */
@@ -52,7 +54,7 @@ const preTokenizerOf = (keys: Keys): PreTokenizer => {
     preTokenizerNamed(name) ??
     keys.fail(
       key,
-      `"${name}" is not read; known: ${preTokenizers.flatMap(({ names }) => names).join(', ')}`,
+      `"${printable(name)}" is not read; known: ${preTokenizers.flatMap(({ names }) => names).join(', ')}`,
       'unsupported',
     )
   )
@@ -71,7 +73,7 @@ const byteLevelMerges = (keys: Keys, vocabulary: Json): [string, string][] => {
   return stored.values().map((value, index) => {
     const merge = cutMerge(value as string)
     if (merge && [...merge, merge.join('')].every(isToken)) return merge
-    return keys.fail(key, `: element ${index} is no pair of tokens that make a token`)
+    return keys.fail(key, `has an element, ${index}, that is no pair of tokens that make a token`)
   })
 }
 
@@ -94,6 +96,7 @@ const byteLevelParts = (keys: Keys, vocabulary: Vocabulary): Parts => {
     decoder: byteLevelDecoder,
     notes: [],
     addBos: pre.addBos,
+    ids: {},
   }
 }
 
@@ -105,11 +108,11 @@ const scoredTokens = (keys: Keys, { tokens, types }: Vocabulary): ReadonlyMap<st
   const found = new Map<string, number>()
   tokens.forEach((token, id) => {
     if (types[id] !== tokenTypes.normal) return
-    if (!Number.isFinite(scores[id])) keys.fail(key, `: element ${id} is ${scores[id]}`)
+    if (!Number.isFinite(scores[id])) keys.fail(key, `has an element, ${id}, that is ${scores[id]}`)
     if (token.length > maxCharacters)
       keys.fail(
         tokenizerKey('tokens'),
-        `: element ${id} is ${token.length} characters long; ${maxCharacters} are read`,
+        `has a token, ${id}, of ${token.length} characters; ${maxCharacters} are read`,
         'unsupported',
       )
     found.set(token, scores[id] as number)
@@ -132,17 +135,22 @@ const spaceDecoder = (prefix: boolean): Json => ({
   ],
 })
 
-/** Equal scores of tokens that merges make: llama.cpp takes the left one first, a list of merges takes the same token everywhere first. */
+/**
+ * Equal scores of tokens that merges make: llama.cpp takes the left one first, a list of merges the same token everywhere. Llama 2 has them
+ * for runs of spaces, where both end the same.
+ */
 const tiesNote = (
   file: string,
   merges: readonly (readonly [string, string])[],
   scores: ReadonlyMap<string, number>,
 ) => {
-  const made = new Set(merges.map(merge => merge.join('')))
+  const made = new Set(merges.map(merge => merge.join('')).filter(token => token.replaceAll(space, '') !== ''))
   const distinct = new Set([...made].map(token => scores.get(token)))
   return made.size === distinct.size
     ? []
-    : [`${file}: ${made.size - distinct.size} tokens share their score with another; some words may give other ids`]
+    : [
+        `${printable(file)}: ${made.size - distinct.size} tokens share their score with another; some words may give other ids`,
+      ]
 }
 
 const sentencePieceParts = (keys: Keys, vocabulary: Vocabulary): Parts => {
@@ -165,6 +173,7 @@ const sentencePieceParts = (keys: Keys, vocabulary: Vocabulary): Parts => {
     decoder: spaceDecoder(prefix),
     notes: tiesNote(keys.file, merges, scores),
     addBos: true,
+    ids: { bos: 1, eos: 2, unk: 0 },
   }
 }
 
@@ -176,14 +185,13 @@ const addedTokens = ({ tokens, types }: Vocabulary): Json[] =>
     return [{ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special }]
   })
 
-const specialTokens = (keys: Keys, { tokens }: Vocabulary): Map<SpecialName, string> => {
+const specialTokens = (keys: Keys, { tokens }: Vocabulary, otherwise: Parts['ids']): Map<SpecialName, string> => {
   const found = new Map<SpecialName, string>()
-  for (const [name, suffix] of Object.entries(specialKeys)) {
-    const key = tokenizerKey(suffix)
-    if (!keys.has(key)) continue
-    const id = keys.number(key, 'u32')
+  for (const name of Object.keys(specialKeys) as SpecialName[]) {
+    const key = tokenizerKey(specialKeys[name])
+    const id = keys.number(key, 'u32', otherwise[name] ?? -1)
     if (id >= tokens.length) keys.fail(key, `is ${id}, but there are ${tokens.length} tokens`)
-    found.set(name as SpecialName, tokens[id])
+    if (id >= 0) found.set(name, tokens[id])
   }
   return found
 }
@@ -211,7 +219,7 @@ const partsOf = (keys: Keys, vocabulary: Vocabulary): Parts => {
   const model = keys.text(key)
   if (model === 'gpt2') return byteLevelParts(keys, vocabulary)
   if (model === 'llama') return sentencePieceParts(keys, vocabulary)
-  return keys.fail(key, `"${model}" is not read; gpt2 and llama are`, 'unsupported')
+  return keys.fail(key, `"${printable(model)}" is not read; gpt2 and llama are`, 'unsupported')
 }
 
 const around = (keys: Keys, which: 'bos' | 'eos', otherwise: boolean, special: Map<SpecialName, string>) => {
@@ -229,8 +237,8 @@ const around = (keys: Keys, which: 'bos' | 'eos', otherwise: boolean, special: M
 export const hfTokenizerOf = (metadata: GgufMetadata, file: string): HfTokenizerFiles => {
   const keys = openMetadata(metadata, file)
   const vocabulary = readVocabulary(keys)
-  const { model, normalizer, preTokenizer, decoder, notes, addBos } = partsOf(keys, vocabulary)
-  const special = specialTokens(keys, vocabulary)
+  const { model, normalizer, preTokenizer, decoder, notes, addBos, ids } = partsOf(keys, vocabulary)
+  const special = specialTokens(keys, vocabulary, ids)
   const bos = around(keys, 'bos', addBos, special)
   const eos = around(keys, 'eos', false, special)
   const chatTemplate = keys.text('tokenizer.chat_template', '')
