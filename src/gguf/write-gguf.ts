@@ -1,5 +1,5 @@
 /** Writes GGUF version 3, the bytes that gguf-py writes for the same values: header first, every tensor padded. */
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import type { HeaderTensor } from '../checkpoint/safetensors-header.ts'
 import type { ShardPlan } from '../checkpoint/shard-plan.ts'
 import { QuantizeError } from '../errors.ts'
@@ -96,7 +96,7 @@ export const planGguf = (file: string, metadata: GgufMetadata, tensors: readonly
     placed.push({ name: tensor.name, dtype: 'U8', shape: [bytes], bytes, offset: end })
     end = add(end, padded(bytes, alignment, file), file)
   }
-  const header = concatenate(parts, alignment, file)
+  const header = concatenate(parts, tensors.length > 0 ? alignment : 1, file)
   const moved = placed.map(tensor => ({ ...tensor, offset: add(tensor.offset, header.length, file) }))
   return { file, header, tensors: moved, bytes: add(header.length, end, file) }
 }
@@ -157,20 +157,34 @@ export const writeGguf = (
   const path = join(folder, plan.file)
   const descriptor = files.open(path, 'create')
   try {
-    files.writeAt(descriptor, plan.header, 0)
-    for (const { name, offset, bytes } of plan.tensors) {
-      let written = 0
-      for (const piece of dataOf(name)) {
-        if (written + piece.length > bytes) throw new RangeError(`more than the ${bytes} bytes of ${name} were given`)
-        files.writeAt(descriptor, piece, offset + written)
-        written += piece.length
-      }
-      if (written < bytes) throw new RangeError(`${written} of the ${bytes} bytes of ${name} were given`)
+    try {
+      writeAll(descriptor, plan, dataOf, files)
+    } finally {
+      files.close(descriptor)
     }
-    files.truncate(descriptor, plan.bytes) // zeros after the last tensor
-    files.sync(descriptor)
-  } finally {
-    files.close(descriptor)
+  } catch (error) {
+    files.remove(path)
+    throw error
   }
-  files.syncFolder(dirname(path))
+  files.syncFolder(folder)
+}
+
+const writeAll = (
+  descriptor: number,
+  plan: ShardPlan,
+  dataOf: (name: string) => Iterable<Uint8Array>,
+  files: Files,
+): void => {
+  files.writeAt(descriptor, plan.header, 0)
+  for (const { name, offset, bytes } of plan.tensors) {
+    let written = 0
+    for (const piece of dataOf(name)) {
+      if (written + piece.length > bytes) throw new RangeError(`more than the ${bytes} bytes of ${name} were given`)
+      files.writeAt(descriptor, piece, offset + written)
+      written += piece.length
+    }
+    if (written < bytes) throw new RangeError(`${written} of the ${bytes} bytes of ${name} were given`)
+  }
+  files.truncate(descriptor, plan.bytes) // zeros after the last tensor
+  files.sync(descriptor)
 }
