@@ -57,6 +57,9 @@ const specialIds = (tokenizer: HfTokenizer, configs: TokenizerConfigs): Map<Spec
       firstId(configs.generation?.[`${name}_token_id`])
     if (id !== undefined) ids.set(name, id)
   }
+  const unknown = contentOf(tokenizer.model.unk_token)
+  const id = unknown === undefined ? undefined : idOf(tokenizer, unknown)
+  if (id !== undefined && !ids.has('unk')) ids.set('unk', id)
   return ids
 }
 
