@@ -5,7 +5,7 @@ import { type GgufVocabulary, tokenTypes } from './token-types.ts'
 
 export type Vocabulary = GgufVocabulary
 
-const maxTokens = 2 ** 24
+const maxTokens = 2_000_000 // published ones have up to 262 144
 
 const readTypes = (keys: Keys, count: number): readonly number[] => {
   const key = tokenizerKey('token_type')

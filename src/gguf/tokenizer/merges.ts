@@ -4,6 +4,7 @@ type Merge = readonly [left: string, right: string]
 
 /** Longer tokens are not cut: published ones of SentencePiece have about 16. Keeps the time for a hostile vocabulary in bounds, as the next does. */
 export const maxCharacters = 128
+export const maxMerges = 4_000_000 // published lists have up to 700 000
 const maxWork = 2e8 // pairs looked at; 200 000 published tokens take a tenth of it
 
 /** Every way to cut a token into two that satisfy `isToken`. Cuts lie between characters, not inside a surrogate pair. */
@@ -72,13 +73,18 @@ export const unlistedMerges = (vocabulary: ReadonlySet<string>, merges: readonly
   return count
 }
 
-/** The list that merges as scores do: all cuts of all tokens, from the best score down; those of one token by their ids, as transformers lists them. */
-export const mergesOf = (scores: ReadonlyMap<string, number>): Merge[] => {
+/**
+ * The list that merges as scores do: all cuts of all tokens, from the best score down; those of one token by their ids, as transformers lists
+ * them. undefined: more than `maxMerges`.
+ */
+export const mergesOf = (scores: ReadonlyMap<string, number>): Merge[] | undefined => {
   const ids = new Map([...scores.keys()].map((token, id) => [token, id]))
-  const ranked = [...scores].sort(([, a], [, b]) => b - a)
-  return ranked.flatMap(([token]) =>
-    [...cutsOf(token, part => scores.has(part))].sort(
-      (a, b) => ids.get(a[0])! - ids.get(b[0])! || ids.get(a[1])! - ids.get(b[1])!,
-    ),
-  )
+  const merges: Merge[] = []
+  for (const [token] of [...scores].sort(([, a], [, b]) => b - a)) {
+    const cuts = [...cutsOf(token, part => scores.has(part))]
+    cuts.sort((a, b) => ids.get(a[0])! - ids.get(b[0])! || ids.get(a[1])! - ids.get(b[1])!)
+    merges.push(...cuts)
+    if (merges.length > maxMerges) return undefined
+  }
+  return merges
 }
