@@ -21,6 +21,7 @@ import { type Confined, confine } from '../../src/text/confined.ts'
 import { loadTokenizer, tokenizerLimits, workerScript } from '../../src/text/tokenizer.ts'
 import { reportFacts } from '../report/facts.ts'
 import { formatsParser } from './formats.ts'
+import { ggufParser } from './gguf.ts'
 import { jsonNear } from './json-tree.ts'
 import { memoryFiles } from './memory-files.ts'
 import { safetensorsFile } from './safetensors.ts'
@@ -418,6 +419,7 @@ export const parsers: readonly Parser[] = [
   configParser,
   gptqParser,
   formatsParser,
+  ggufParser,
   tokenizerParser,
   reportParser,
   journalParser,
