@@ -6,7 +6,7 @@ import type { Kernels } from './engine/kernel/pool.ts'
 import { QuantizeError } from './errors.ts'
 import type { Plan } from './plan.ts'
 import { plainRounding, type StageRounding } from './quantize/stage-rounding.ts'
-import { repack } from './repack.ts'
+import { repack, repackNear } from './repack.ts'
 import { weightError } from './report/measure.ts'
 
 /**
@@ -27,9 +27,13 @@ export const convertRounding = (
       const asItIs = format.facts.dense || (format.facts.anyStorage && whole && stored.decode !== 'dense')
       // a format of values only asks what they are: weights that have no codes go there, too
       if (asItIs) return { quantized: stored as CodedLinear, method: 'repack', fallback: null }
-      const kept = schemes.get(scheme.name)!.grid === scheme.grid ? repack(stored, scheme, storage) : undefined
+      const sameGrid = schemes.get(scheme.name)!.grid === scheme.grid
+      const kept = sameGrid ? repack(stored, scheme, storage) : undefined
       if (kept) return { quantized: kept, method: 'repack', fallback: null }
-      const rounded = await plain.round(source, scheme, storage, shared)
+      const near = sameGrid ? repackNear(stored, scheme, storage) : undefined
+      const rounded = near
+        ? ({ quantized: near, method: 'repack', fallback: null } as const)
+        : await plain.round(source, scheme, storage, shared)
       if (recipe.lossy)
         return { ...rounded, fallback: `format ${format.name} does not hold the values of ${from.name} exactly` }
       const { out, in: inputs } = scheme

@@ -177,6 +177,7 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
           ]
         : []),
       ...besideWarnings(recipe, linears, untied),
+      ...activationWarnings(checkpoint, recipe, format),
       ...new Set(linears.flatMap(({ scheme }) => format.warnings(scheme))),
     ],
     totals: totalsOf(checkpoint, linears, outputs),
@@ -185,6 +186,17 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
 
 const overridden = (name: string, { overrides }: Recipe): boolean =>
   overrides.some(({ glob, group, grid }) => (group ?? grid) !== undefined && matchesGlob(glob, name))
+
+/** Of a source whose runtime quantizes activations, which the output does not say any more. */
+const activationWarnings = (checkpoint: Checkpoint, { method }: Recipe, format: Format): string[] =>
+  method === 'convert' &&
+  isDecoded(checkpoint) &&
+  !format.facts.activations &&
+  [...checkpoint.schemes.values()].some(({ activations }) => activations)
+    ? [
+        `format ${format.name} declares no quantized activations, as ${checkpoint.format.name} does: its runtimes leave them as they are`,
+      ]
+    : []
 
 /** Of head and embedding. */
 const besideWarnings = (recipe: Recipe, linears: readonly PlannedLinear[], untied: boolean): string[] => [

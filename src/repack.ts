@@ -103,17 +103,41 @@ const secondFits = ({ scales, globalScale, nested }: CodedLinear, storage: Stora
   return scalesFit(scales, storage)
 }
 
+/** The same codes in the decoding and the groups of the target; undefined where it has neither. */
+const recast = (linear: QuantizedLinear, scheme: LinearScheme, storage: Storage): CodedLinear | undefined => {
+  if (linear.decode === 'dense' || linear.bits !== scheme.bits) return undefined
+  if (linear.out !== scheme.out || linear.in !== scheme.in) return undefined // blocks over the flattened weight
+  const converted =
+    storage.decode === 'affine' ? toAffine(linear) : storage.decode === 'biased' ? toBiased(linear) : linear
+  return converted.decode === storage.decode ? regrouped(converted, scheme) : undefined
+}
+
 /**
  * @param scheme of the target
  * @returns the linear in the target's storage, its decoded values those of `linear` to the bit; undefined where it cannot hold them
  */
 export const repack = (linear: QuantizedLinear, scheme: LinearScheme, storage: Storage): CodedLinear | undefined => {
-  if (linear.decode === 'dense' || linear.bits !== scheme.bits) return undefined
-  if (linear.out !== scheme.out || linear.in !== scheme.in) return undefined // blocks over the flattened weight
-  const converted =
-    storage.decode === 'affine' ? toAffine(linear) : storage.decode === 'biased' ? toBiased(linear) : linear
-  if (converted.decode !== storage.decode) return undefined
-  const result = regrouped(converted, scheme)
+  const result = recast(linear, scheme, storage)
   if (!result || !parametersFit(result, scheme, storage) || !secondFits(result, storage)) return undefined
   return sameValues(dequantize(result), dequantize(linear)) ? result : undefined
+}
+
+/**
+ * As `repack`, with scales and biases rounded to the target's dtypes: the codes are those of `linear`, which costs less than rounding the
+ * decoded weights again. undefined where they have no such place; a second level of scales is not made.
+ */
+export const repackNear = (
+  linear: QuantizedLinear,
+  scheme: LinearScheme,
+  storage: Storage,
+): CodedLinear | undefined => {
+  const result = storage.second ? undefined : recast(linear, scheme, storage)
+  if (!result || linear.decode !== storage.decode) return undefined
+  const { scaleDtype, biasDtype } = storage
+  const near: CodedLinear = {
+    ...result,
+    scales: result.scales.map(scale => (scale > 0 ? roundScale(scale, scaleDtype) : scale)),
+    biases: biasDtype ? toFloat32(fromFloat32(result.biases, biasDtype), biasDtype) : result.biases,
+  }
+  return parametersFit(near, scheme, storage) && scalesFit(near.scales, storage) ? near : undefined
 }

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { CodedLinear, LinearScheme, Storage } from '../src/contracts.ts'
 import { dequantize } from '../src/dequantize.ts'
-import { repack } from '../src/repack.ts'
+import { repack, repackNear } from '../src/repack.ts'
 import { linearOf } from './format/any-linear.ts'
 import { type LinearSpec, linearSpecs, randomLinear, schemeOf } from './format/linears.ts'
 
@@ -69,6 +69,19 @@ describe('repack', () => {
         expect(repack({ ...linear, scales: near }, scheme, storage)).toBeUndefined()
       }),
     )
+  })
+
+  it('keeps the codes near a linear whose scales and biases are rounded to the dtypes', () => {
+    const spec = { out: 8, in: 64, bits: 4, groups: 2, order: 'none', lowest: 0, seed: 3 } as const
+    const plain = randomLinear(spec)
+    const linear = { ...plain, scales: plain.scales.map(scale => Math.abs(scale) * (1 + 2 ** -20)) }
+    expect(repack(linear, targetOf(spec), affine)).toBeUndefined()
+    const near = repackNear(linear, targetOf(spec), affine)!
+    expect(near.codes).toEqual(linear.codes)
+    expect(near.scales.every((scale, i) => Math.abs(scale / linear.scales[i] - 1) <= 2 ** -11)).toBe(true)
+    expect(repackNear(linear, targetOf(spec), { ...affine, zeroRange: [16, 16] }), 'zero points').toBeUndefined()
+    expect(repackNear(linear, { ...targetOf(spec), bits: 8 }, affine), 'another width').toBeUndefined()
+    expect(repackNear(linear, targetOf(spec), { ...affine, second: 'global' }), 'a second level').toBeUndefined()
   })
 
   it.each<[string, Partial<CodedLinear>, Partial<LinearScheme>, Storage]>([

@@ -58,10 +58,9 @@ const significant = (value: number): string => (Number.isFinite(value) ? value.t
 export const linearLine = (event: LinearEvent): string => {
   const width = String(event.count).length
   const error = event.relativeOutputError === null ? '' : `, output error ${significant(event.relativeOutputError)}`
+  const sqnr = Number.isFinite(event.sqnrDb) ? `SQNR ${event.sqnrDb.toFixed(1)} dB` : 'exact'
   const place = `[${String(event.index).padStart(width)}/${event.count}]`
-  return oneLine(
-    `${place} ${event.name} ${event.method}: SQNR ${event.sqnrDb.toFixed(1)} dB${error}, ${significant(event.seconds)} s`,
-  )
+  return oneLine(`${place} ${event.name} ${event.method}: ${sqnr}${error}, ${significant(event.seconds)} s`)
 }
 
 /** The line of the bar, without colour, cut to `columns`. */

@@ -95,11 +95,13 @@ const tableLines = (tensors: readonly TensorComparison[]): readonly string[] => 
 const comparisonText = (a: string, b: string, comparison: Comparison): string => {
   const { tensors, onlyInA, onlyInB, sqnrDb, maxAbsError } = comparison
   const identical = tensors.filter(isIdentical).length
+  const without = tensors.filter(({ by }) => by === 'none').length
+  const apart = without > 0 ? `, ${without} not comparable` : ''
   return [
     ...(tensors.length > 0 ? tableLines(tensors) : []),
     ...onlyInA.map(name => `only in ${a}: ${printable(name)}`),
     ...onlyInB.map(name => `only in ${b}: ${printable(name)}`),
     '',
-    `${tensors.length} tensors in both, ${identical} of them identical; largest error ${maxAbsError.toExponential(3)}, SQNR of all ${sqnrDb === null ? '-' : `${sqnrDb.toFixed(2)} dB`}`,
+    `${tensors.length} tensors in both, ${identical} of them identical${apart}; largest error ${maxAbsError.toExponential(3)}, SQNR of all ${sqnrDb === null ? '-' : `${sqnrDb.toFixed(2)} dB`}`,
   ].join('\n')
 }

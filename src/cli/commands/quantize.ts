@@ -8,6 +8,8 @@ import type { Ui } from '../ui.ts'
 
 export const quantize = async (options: QuantizeOptions, ui: Ui): Promise<void> => {
   const { format: formats, ...request } = options
+  const twice = formats?.find((format, i) => formats.indexOf(format) < i)
+  if (twice !== undefined) throw new QuantizeError('bad-option', `--format: ${twice} comes twice`)
   const recipes = (formats ?? [undefined]).map(format => resolveRecipe({ ...request, format }))
   const source = openSource(options.model, nodeFiles)
   try {
