@@ -119,7 +119,10 @@ const bnbCases = (): Case[] => {
 const quantoCases = (): Case[] => {
   const quanto = cases('quanto', readers.quanto)
   return [
-    ...each([2, 4], bits => [quanto({ bits, group: 'implied', symmetric: false })]),
+    // as gptq: 2 bits to nearest are noise in a real model
+    ...each([2, 4], bits => [
+      quanto({ bits, group: 'implied', symmetric: false, method: bits === 2 ? 'gptq' : 'rtn' }),
+    ]),
     quanto({ bits: 8, group: 'channel' }),
     ...each(['fp8', 'fp8-e5m2'], grid => [quanto({ grid, bits: 8, group: 'channel' })]),
   ]
