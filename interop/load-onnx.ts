@@ -20,7 +20,7 @@ const onnxFile = (folder: string): string => {
 
 const tokenWindows = ({ folder, text, seq, windows }: Scoring): number[][] => {
   const tokenizer = new Tokenizer(readJson(folder, 'tokenizer.json'), readJson(folder, 'tokenizer_config.json'))
-  const { ids } = tokenizer.encode(readFileSync(text, 'utf8'), { add_special_tokens: false })
+  const { ids } = tokenizer.encode(readFileSync(text, 'utf8').replace(/\r\n?/g, '\n'), { add_special_tokens: false })
   const count = Math.min(windows, Math.floor(ids.length / seq))
   return Array.from({ length: count }, (_, index) => ids.slice(index * seq, (index + 1) * seq))
 }
