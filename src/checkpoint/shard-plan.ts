@@ -84,8 +84,11 @@ export const checkTensors = (tensors: readonly TensorInfo[]): void => {
 }
 
 /** Greedy, in the order given; a tensor larger than a shard gets one of its own. */
-export const partition = (tensors: readonly TensorInfo[], shardBytes: number): TensorInfo[][] => {
-  const shards: TensorInfo[][] = [[]]
+export const partition = <T extends Pick<TensorInfo, 'name' | 'bytes'>>(
+  tensors: readonly T[],
+  shardBytes: number,
+): T[][] => {
+  const shards: T[][] = [[]]
   let filled = 0
   for (const tensor of tensors) {
     if (filled > 0 && add(filled, tensor.bytes, tensor.name) > shardBytes) {

@@ -1,7 +1,8 @@
 /** The `quantization_config` of a bitsandbytes checkpoint (transformers, BitsAndBytesConfig). */
 import type { AssembleFacts, Configs, WeightDtype } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
-import { declaredFields, fieldOf, isObject, jsonText, malformed } from './config-fields.ts'
+import { isObject } from '../io/is-object.ts'
+import { declaredFields, fieldOf, jsonText, malformed } from './config-fields.ts'
 
 export interface DeclaredBnb {
   /** Magnitude from which on LLM.int8() leaves a feature unquantized; 0: it leaves none. */

@@ -1,8 +1,9 @@
 /** `quant_state` of a 4-bit weight: ASCII JSON in a U8 tensor (bitsandbytes/functional.py, QuantState.as_dict). */
 import type { TensorSource, WeightDtype } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+import { isObject } from '../io/is-object.ts'
 import { printable } from '../io/printable.ts'
-import { type Fields, isObject } from './config-fields.ts'
+import type { Fields } from './config-fields.ts'
 import { checkStored, damaged, readBytes } from './stored.ts'
 
 export interface QuantState {

@@ -1,12 +1,10 @@
 /** Fields of a quantization config. Foreign input: each is checked before use; a missing field and null are the same, since writers disagree. */
 import type { Configs } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+import { isObject } from '../io/is-object.ts'
 import { printable } from '../io/printable.ts'
 
 export type Fields = Readonly<Record<string, unknown>>
-
-export const isObject = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 const textOf = (value: unknown): string => {
   try {

@@ -1,13 +1,13 @@
 /** The `quantization_config` of compressed-tensors: groups of modules with one scheme each (compressed_tensors/quantization/quant_args.py). */
 import type { ActivationScheme, AssembleFacts, Configs, LinearScheme } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+import { isObject } from '../io/is-object.ts'
 import { printable } from '../io/printable.ts'
 import {
   declaredFields,
   type Fields,
   fieldOf,
   flagOf,
-  isObject,
   jsonText,
   malformed,
   objectOf,

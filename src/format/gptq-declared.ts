@@ -1,7 +1,8 @@
 /** What config.json (or quantize_config.json) declares about a GPTQ checkpoint. Foreign input: every field is checked. */
 import type { Bits } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
-import { type Fields, fieldOf, flagOf, isObject, malformed, shownValue, wordOf } from './config-fields.ts'
+import { isObject } from '../io/is-object.ts'
+import { type Fields, fieldOf, flagOf, malformed, shownValue, wordOf } from './config-fields.ts'
 import { isBits } from './gptq-layout.ts'
 
 export interface GptqDeclaration {

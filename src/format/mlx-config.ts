@@ -1,7 +1,8 @@
 /** `quantization` in config.json (mlx_lm/utils.py), and its copy `quantization_config`: one entry for all modules, with those that differ inside it. */
 import type { AssembleFacts, Bits, Configs, LinearScheme } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
-import { type Fields, fieldOf, isObject, jsonText, malformed, shownValue, wordOf } from './config-fields.ts'
+import { isObject } from '../io/is-object.ts'
+import { type Fields, fieldOf, jsonText, malformed, shownValue, wordOf } from './config-fields.ts'
 import { groupOf, isModeName, type MlxEntry, modeNames, modeOf, modes } from './mlx-modes.ts'
 
 const modeIn = (fields: Fields) => {

@@ -2,8 +2,9 @@
 import type { AssembleFacts, Bits, Configs, GridName, LinearScheme } from '../contracts.ts'
 import type { Dtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
+import { isObject } from '../io/is-object.ts'
 import { printable } from '../io/printable.ts'
-import { type Fields, isObject, jsonText, shownValue } from './config-fields.ts'
+import { type Fields, jsonText, shownValue } from './config-fields.ts'
 
 export interface QuantoKind {
   readonly name: string

@@ -1,7 +1,7 @@
 /** Writes GGUF version 3, the bytes that gguf-py writes for the same values: header first, every tensor padded. */
 import { join } from 'node:path'
 import type { HeaderTensor } from '../checkpoint/safetensors-header.ts'
-import type { ShardPlan } from '../checkpoint/shard-plan.ts'
+import { partition, type ShardPlan } from '../checkpoint/shard-plan.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { printable } from '../io/printable.ts'
@@ -101,22 +101,6 @@ export const planGguf = (file: string, metadata: GgufMetadata, tensors: readonly
   return { file, header, tensors: moved, bytes: add(header.length, end, file) }
 }
 
-/** In the order given; a tensor that is larger than a file may be gets one of its own. */
-const partition = (tensors: readonly GgufTensorPlan[], fileBytes: number): GgufTensorPlan[][] => {
-  const parts: GgufTensorPlan[][] = [[]]
-  let filled = 0
-  for (const tensor of tensors) {
-    const bytes = ggmlBytes(tensor.type, tensor.shape, tensor.name)
-    if (filled > 0 && add(filled, bytes, tensor.name) > fileBytes) {
-      parts.push([])
-      filled = 0
-    }
-    parts.at(-1)!.push(tensor)
-    filled = add(filled, bytes, tensor.name)
-  }
-  return parts
-}
-
 /**
  * As planGguf, in files of at most `fileBytes` bytes of tensor data: `stem`.gguf, or `stem`-00001-of-0000N.gguf as gguf-split makes them
  * (all metadata in the first).
@@ -128,7 +112,8 @@ export const planGgufFiles = (
   fileBytes: number,
 ): ShardPlan[] => {
   checkTensors(tensors)
-  const parts = partition(tensors, fileBytes)
+  const sized = tensors.map(tensor => ({ ...tensor, bytes: ggmlBytes(tensor.type, tensor.shape, tensor.name) }))
+  const parts = partition(sized, fileBytes)
   if (parts.length === 1) return [planGguf(`${stem}.gguf`, metadata, tensors)]
   if (parts.length > 65_535) refuse(printable(stem), `would be ${parts.length} files; GGUF counts to 65535`)
   const shared = [...metadata].filter(([key]) => key === 'general.alignment')

@@ -3,6 +3,7 @@
  * of each field whether it is implemented, has no effect on the function, or may only have one value.
  */
 import { QuantizeError } from '../errors.ts'
+import { isObject } from '../io/is-object.ts'
 import { printable } from '../io/printable.ts'
 
 /**
@@ -48,9 +49,6 @@ export const shown = (value: unknown): string => {
   if (typeof value === 'object' && value !== null) return 'an object'
   return printable(JSON.stringify(value) ?? 'nothing')
 }
-
-const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 const openSection = (raw: Readonly<Record<string, unknown>>, file: string, path: string): Config => {
   const where = `${file}: ${path}`

@@ -1,9 +1,7 @@
 /** The rotary embedding of a config.json, also under the keys that it had before transformers 5. */
+import { isObject } from '../io/is-object.ts'
 
 type Config = Readonly<Record<string, unknown>>
-
-const isObject = (value: unknown): value is Config =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /**
  * `rope_parameters` as `rope_theta` and `rope_scaling` too, where they are not there: mlx-lm 0.32 and older loaders read these alone, and

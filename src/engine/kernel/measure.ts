@@ -5,7 +5,7 @@ import { toFloat32 } from '../../dtype/convert.ts'
 import { forEachChunk } from './chunks.ts'
 import { allocateAll, freeAll, type Region } from './heap.ts'
 import { type DecodeRecord, decodeRecordBytes, writeDecodeRecord } from './layout.ts'
-import { type Matrix, readRows, storedBytes } from './panels.ts'
+import { dtypeKinds, type Matrix, readRows, storedBytes } from './panels.ts'
 import type { Kernels } from './pool.ts'
 
 export interface RowSums {
@@ -29,9 +29,6 @@ export interface Values {
 
 /** Takes the values of rows [first, first + rows). They are valid until its promise is settled. */
 export type VisitRows = (values: Values, first: number, rows: number) => Promise<void> | void
-
-/** How the kernel knows a dtype. */
-const kindOf = { BF16: 0, F16: 1, F32: 2 } as const
 
 /** Weights of a chunk: long against a round trip to a worker (0.1 ms), short against the second-level cache. */
 const chunkWeights = 2 ** 17
@@ -114,7 +111,7 @@ const measureTile = async (
     const parts = [regions.codes.address, regions.scales.address, regions.offsets.address, tables.runs.address] as const
     const counts = [tables.runs.bytes / 8, groups, rows, inputs, tables.record.address] as const
     const results = [regions.sums.address, into ? regions.values.address : 0] as const
-    await kernels.run([['measureRows', kindOf[dtype], regions.source.address, ...parts, ...counts, ...results]])
+    await kernels.run([['measureRows', dtypeKinds[dtype], regions.source.address, ...parts, ...counts, ...results]])
     sums.set(regions.sums.f64().subarray(0, 4 * rows), 4 * first)
     if (!into) return
     const values = regions.values.f32()

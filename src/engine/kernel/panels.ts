@@ -58,6 +58,9 @@ const stored = {
   F32: { bytes: 4, kernel: 'panelFromF32', exponent: 0x7f800000 },
 } as const
 
+/** How kernels that take rows know a dtype. */
+export const dtypeKinds = { BF16: 0, F16: 1, F32: 2 } as const satisfies Record<PanelDtype, number>
+
 /** Bytes of a weight as stored. */
 export const storedBytes = (dtype: PanelDtype): number => stored[dtype].bytes
 

@@ -2,7 +2,7 @@
 import { QuantizeError } from '../../errors.ts'
 import { type GgmlTypeName, ggmlTypes } from '../../gguf/types.ts'
 import { forEachChunk } from './chunks.ts'
-import { type Matrix, notFinite, readRows, storedBytes } from './panels.ts'
+import { dtypeKinds, type Matrix, notFinite, readRows, storedBytes } from './panels.ts'
 import type { Kernels } from './pool.ts'
 
 /** Types whose blocks the kernel makes. */
@@ -13,9 +13,6 @@ export const roundedTypes = [
 
 export type RoundedType = (typeof roundedTypes)[number]
 
-/** How the kernel knows a dtype. */
-const kindOf = { BF16: 0, F16: 1, F32: 2 } as const
-
 /** Of a call, beside a row: assembly/ggml/scratch.ts. */
 const scratchBytes = 4736
 
@@ -23,7 +20,7 @@ const scratchBytes = 4736
 const chunkWeights = 2 ** 18
 
 /**
- * The blocks that ggml_quantize_chunk gives, byte for byte: of a build without fused multiply-add, that is (docs/gguf.md).
+ * The blocks that ggml_quantize_chunk gives, byte for byte: of a build without fused multiply-add, that is (fixtures/ggml-rounding/make.py).
  * @param matrix whose inputs the type's blocks divide
  * @param importances [in], of the columns: mean squares of what they are multiplied with; none: as llama-quantize does without an imatrix
  * @returns [out, in / block] blocks
@@ -57,7 +54,7 @@ export const roundBlocks = async (
     await forEachChunk(kernels, starts, sizes, async (regions, firstRow) => {
       const rows = Math.min(rowsOf, out - firstRow)
       readRows(matrix, firstRow, rows, regions.source)
-      const shape = [kindOf[dtype], regions.source.address, rows, inputs] as const
+      const shape = [dtypeKinds[dtype], regions.source.address, rows, inputs] as const
       const [bad] = await kernels.run([
         [
           'roundRows',

@@ -1,8 +1,9 @@
 /** Byte-level BPE (GPT-2, Llama 3, Qwen) to `tokenizer.ggml.model` "gpt2". */
 import { QuantizeError } from '../../errors.ts'
+import { isObject } from '../../io/is-object.ts'
 import { printable } from '../../io/printable.ts'
 import { arrayOf, type GgufValue, single } from '../values.ts'
-import { type HfTokenizer, isObject } from './hf-tokenizer.ts'
+import type { HfTokenizer } from './hf-tokenizer.ts'
 import { mergesReachAll } from './merges.ts'
 import { type PreTokenizer, preTokenizers, recognisePreTokenizers } from './pre-tokenizers.ts'
 import { tokenizerKey } from './special.ts'

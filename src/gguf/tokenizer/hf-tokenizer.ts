@@ -1,5 +1,6 @@
 /** tokenizer.json (huggingface/tokenizers), as far as a BPE tokenizer needs it, checked. */
 import { QuantizeError } from '../../errors.ts'
+import { isObject } from '../../io/is-object.ts'
 import { printable } from '../../io/printable.ts'
 
 export type Json = Readonly<Record<string, unknown>>
@@ -29,9 +30,6 @@ export interface HfTokenizer {
 }
 
 const maxTokens = 2 ** 24 // an id is exact in float32
-
-export const isObject = (value: unknown): value is Json =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 const refuse = (file: string, problem: string, code: 'bad-input' | 'unsupported' = 'bad-input'): never => {
   throw new QuantizeError(code, `${printable(file)}: ${problem}`)

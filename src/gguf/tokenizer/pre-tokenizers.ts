@@ -2,6 +2,7 @@
  * How byte-level tokenizers cut text into words: pre_tokenizer of tokenizer.json, and the name that llama.cpp has for it in
  * `tokenizer.ggml.pre` (src/llama-vocab.cpp: llm_tokenizer_bpe, llama_vocab::impl::load).
  */
+import { isObject } from '../../io/is-object.ts'
 
 /** One step of a pre_tokenizer: a pattern whose matches (and what lies between) become words, or one of the library's own. */
 type Step =
@@ -96,8 +97,6 @@ export const preTokenizerNamed = (name: string): PreTokenizer | undefined =>
   preTokenizers.find(({ names }) => names.includes(name))
 
 type Json = Readonly<Record<string, unknown>>
-
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** A pattern with its line ends spelled as escapes, which mean the same. */
 const spelled = (pattern: string): string => pattern.replaceAll('\r', '\\r').replaceAll('\n', '\\n')

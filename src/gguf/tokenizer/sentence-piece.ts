@@ -1,8 +1,9 @@
 /** SentencePiece's BPE as tokenizer.json has it (Llama 2, Mistral) to `tokenizer.ggml.model` "llama". */
 import { QuantizeError } from '../../errors.ts'
+import { isObject } from '../../io/is-object.ts'
 import { printable } from '../../io/printable.ts'
 import { arrayOf, type GgufValue, single } from '../values.ts'
-import { type AddedToken, type HfTokenizer, isObject } from './hf-tokenizer.ts'
+import type { AddedToken, HfTokenizer } from './hf-tokenizer.ts'
 import { scoresOf, unlistedMerges } from './merges.ts'
 import { tokenizerKey } from './special.ts'
 import { isByteToken, tokenTypes } from './token-types.ts'

@@ -1,7 +1,8 @@
 /** Special tokens and chat templates, from where transformers keeps them to `tokenizer.ggml.*` (gguf-py/gguf/vocab.py, SpecialVocab). */
+import { isObject } from '../../io/is-object.ts'
 import { printable } from '../../io/printable.ts'
 import { type GgufValue, single } from '../values.ts'
-import { type HfTokenizer, isObject, type Json } from './hf-tokenizer.ts'
+import type { HfTokenizer, Json } from './hf-tokenizer.ts'
 
 /** The parsed files beside tokenizer.json; all may be missing. */
 export interface TokenizerConfigs {
