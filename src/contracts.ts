@@ -3,6 +3,7 @@
  * Letters in shapes: out, in = the two dimensions of a linear as checkpoints store it; T = tokens; G = groups along `in`.
  */
 import type { Dtype } from './dtype/dtype.ts'
+import type { GgmlTypeName } from './gguf/types.ts'
 
 // ── checkpoint ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -37,6 +38,8 @@ export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, TensorSource>
   /** `__metadata__` of the first file. */
   readonly metadata: Readonly<Record<string, string>>
+  /** Text files that the weights' own file holds, by the names that they would have beside it: then those of the folder do not count. Made when asked for. */
+  readonly embedded?: ReadonlyMap<string, () => string>
   close(): void
 }
 
@@ -191,14 +194,15 @@ export interface Storage {
    * What scales stand under, decided from all of a tensor's scales before codes are chosen:
    *   global   one float32 divides them: effective = stored / global (NVFP4: stored as E4M3, largest 448)
    *   nested   quantized to 8 bits themselves, in blocks of 256 (bitsandbytes' double quantization)
+   *   super    whole multiples of a float of a super-block of 256 weights (ggml's k-quants)
    */
-  readonly second?: 'global' | 'nested'
+  readonly second?: 'global' | 'nested' | 'super'
 }
 
 export type Bits = 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8
 
 /** Names of grids: the values that a code can stand for, before scaling. `int`: all integers of its bits. */
-export type GridName = 'int' | 'fp8' | 'fp8-e5m2' | 'fp4' | 'nf4' | 'bnb-fp4' | 'nvfp4' | 'mxfp4' | 'mxfp8'
+export type GridName = 'int' | 'fp8' | 'fp8-e5m2' | 'fp4' | 'nf4' | 'bnb-fp4' | 'nvfp4' | 'mxfp4' | 'mxfp8' | 'iq4'
 
 /** Uniform integer grid: codes 0 … 2^bits − 1. Symmetric: zero point fixed at 2^(bits − 1). */
 export interface UniformGrid {
@@ -287,7 +291,17 @@ export interface DenseLinear {
   readonly values: Float32Array
 }
 
-export type QuantizedLinear = CodedLinear | DenseLinear
+/** Weights in ggml's blocks, which are stored as they are (gguf/coded.ts says what they mean). */
+export interface BlockLinear {
+  readonly decode: 'blocks'
+  readonly out: number
+  readonly in: number
+  readonly type: GgmlTypeName
+  /** [out, in / block] blocks. */
+  readonly blocks: Uint8Array
+}
+
+export type QuantizedLinear = CodedLinear | DenseLinear | BlockLinear
 
 // ── format ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -324,6 +338,8 @@ export interface LinearScheme {
   readonly groups: number
   readonly actOrder: ActOrder
   readonly activations?: ActivationScheme
+  /** Of a format with types of its own (Format.choose). */
+  readonly type?: GgmlTypeName
   /** Of a conversion into a format of any storage: biases are stored, where others have zero points. */
   readonly biased?: boolean
 }
@@ -390,6 +406,8 @@ export interface FormatFacts {
   readonly uniform?: boolean
   /** It stores values instead of codes. */
   readonly dense?: boolean
+  /** The dtype of those values, where it has one. */
+  readonly valueDtype?: WeightDtype
   /** It stores every coded linear as it is, whatever `storage` would choose for a new one. */
   readonly anyStorage?: boolean
   /** It can declare how a runtime quantizes activations. */
@@ -397,15 +415,44 @@ export interface FormatFacts {
   /** Its runtimes fuse linears that read one value (`Stage.share`): they must have one scheme. */
   readonly fuses?: boolean
   /** Files that hold the tensors; default safetensors. */
-  readonly container?: 'safetensors' | 'onnx'
+  readonly container?: 'safetensors' | 'onnx' | 'gguf'
+  /** What a GGUF says that it is: general.file_type. */
+  readonly fileType?: number
   /** Dtypes that tensors which stay unquantized may have; default: any. The first is the one that others are converted to. */
   readonly restDtypes?: readonly WeightDtype[]
+  /** The dtype that such a tensor must have, where its shape decides it, whatever --dtype says. */
+  readonly restDtype?: (tensor: TensorInfo) => WeightDtype | undefined
+  /** Why it has no place for a tensor that stays unquantized; undefined: it has. `derived`: it is left out, since loaders make it themselves. */
+  readonly refusesRest?: (tensor: TensorInfo) => 'derived' | string | undefined
+}
+
+/** A weight that waits for its type. */
+export interface UntypedWeight extends Pick<LinearScheme, 'name' | 'role' | 'out' | 'in'> {
+  /** By --override or --head-bits, instead of the format's own choice. */
+  readonly asked?: GgmlTypeName
+}
+
+/** A type, and the scheme that it is. */
+export interface TypedScheme extends Pick<LinearScheme, 'grid' | 'bits' | 'symmetric' | 'group'> {
+  readonly type: GgmlTypeName
+  /** The type that was wanted, whose blocks do not divide the inputs. */
+  readonly instead?: GgmlTypeName
 }
 
 export interface Format {
   readonly name: string
   readonly facts: FormatFacts
   storage(scheme: LinearScheme): Storage
+  /**
+   * Of a format whose weights have types of their own: that of each weight, by name. Bits, groups and grids are then no choices of the user.
+   * @param withImportances the activations' squares are known, by which columns are weighed
+   * @throws QuantizeError unsupported for a model that it cannot say
+   */
+  choose?(
+    weights: readonly UntypedWeight[],
+    model: Model | undefined,
+    withImportances: boolean,
+  ): ReadonlyMap<string, TypedScheme>
   /** One sentence on why this linear cannot be stored, with what would work; undefined when it can. */
   refuses(scheme: LinearScheme): string | undefined
   /** Warnings about which runtimes load it. */

@@ -4,6 +4,7 @@ import { measureRows } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import type { Kernels } from './engine/kernel/pool.ts'
 import { QuantizeError } from './errors.ts'
+import { decodedBlocks } from './gguf/coded.ts'
 import type { Plan } from './plan.ts'
 import { plainRounding, type StageRounding } from './quantize/stage-rounding.ts'
 import { repack, repackNear } from './repack.ts'
@@ -24,9 +25,16 @@ export const convertRounding = (
     async round(source, scheme, storage, shared) {
       const stored = unpack(scheme.name)
       const whole = stored.out === scheme.out && stored.in === scheme.in
+      const isBlocks = stored.decode === 'blocks'
+      if (isBlocks && stored.type === scheme.type) return { quantized: stored, method: 'repack', fallback: null }
       const asItIs = format.facts.dense || (format.facts.anyStorage && whole && stored.decode !== 'dense')
       // a format of values only asks what they are: weights that have no codes go there, too
-      if (asItIs) return { quantized: stored as CodedLinear, method: 'repack', fallback: null }
+      if (asItIs)
+        return {
+          quantized: isBlocks ? decodedBlocks(stored) : (stored as CodedLinear),
+          method: 'repack',
+          fallback: null,
+        }
       const sameGrid = schemes.get(scheme.name)!.grid === scheme.grid
       const kept = sameGrid ? repack(stored, scheme, storage) : undefined
       if (kept) return { quantized: kept, method: 'repack', fallback: null }

@@ -1,4 +1,5 @@
 import type { CodedLinear, QuantizedLinear } from './contracts.ts'
+import { decodedBlocks } from './gguf/coded.ts'
 
 /** Runs of columns of one group, covering all columns. */
 export const groupRuns = (groupOf: Int32Array): readonly (readonly [length: number, group: number])[] => {
@@ -46,6 +47,7 @@ export const dequantize = (
     into.set(linear.values)
     return into
   }
+  if (linear.decode === 'blocks') return dequantize(decodedBlocks(linear), into)
   const { out, in: inputs, scales, groupOf } = linear
   const groups = scales.length / out
   const runs = groupRuns(groupOf)

@@ -1,5 +1,5 @@
 /** What a checkpoint holds, from its headers and config files alone: no tensor data is read. */
-import { readConfigs } from './checkpoint/read-json.ts'
+import { modelConfigs } from './checkpoint/beside.ts'
 import type { Checkpoint, LinearScheme, TensorInfo } from './contracts.ts'
 import { configFiles, detectFormat } from './format/index.ts'
 import type { Files } from './io/files.ts'
@@ -31,7 +31,7 @@ export interface Inspection {
 }
 
 export const inspectCheckpoint = (checkpoint: Checkpoint, files: Files): Inspection => {
-  const configs = readConfigs(checkpoint.folder, configFiles, files)
+  const configs = modelConfigs(checkpoint, configFiles, files)
   const config = configs['config.json'] as Readonly<Record<string, unknown>> | undefined
   const tensors = [...checkpoint.tensors.values()].map(({ name, dtype, shape, bytes }) => ({
     name,

@@ -8,6 +8,7 @@ import { forEachPiece, hashTensor } from './checkpoint/tensor-pieces.ts'
 import { createShardWriter, planShards, type ShardPlan, type ShardWriter } from './checkpoint/write-safetensors.ts'
 import type { Checkpoint, TensorSource } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
+import { planGgufOutput } from './gguf/plan-output.ts'
 import type { Files } from './io/files.ts'
 import { printable } from './io/printable.ts'
 import { copyFile } from './io/whole-file.ts'
@@ -15,8 +16,33 @@ import type { Finished, Journal } from './journal.ts'
 import type { Plan } from './plan.ts'
 import type { RunContext } from './run-context.ts'
 
-/** How tensors are laid out in files. */
-const containers = { safetensors: planShards, onnx: planExternalData } as const
+/** How tensors are laid out in files; and for the report, what the files say otherwise than the source. */
+interface Layout {
+  readonly shards: readonly ShardPlan[]
+  readonly notes: readonly string[]
+}
+
+/** @throws QuantizeError as the planning of files does */
+const layoutOf = (
+  { outputs, recipe, format }: Plan,
+  checkpoint: Checkpoint,
+  source: SourceFacts,
+  files: Files,
+): Layout => {
+  const { container, fileType } = format.facts
+  const { shardBytes } = recipe
+  if (container === 'onnx') return { shards: planExternalData(outputs, shardBytes), notes: [] }
+  if (container !== 'gguf') return { shards: planShards(outputs, shardBytes), notes: [] }
+  const stem = `${source.name}-${(format.name.split(':')[1] ?? 'q4_k_m').toUpperCase()}`
+  return planGgufOutput(outputs, checkpoint, source.config, fileType!, stem, shardBytes, files)
+}
+
+/** Of the model that is read. */
+export interface SourceFacts {
+  readonly name: string
+  /** config.json; undefined for a lone file. */
+  readonly config: Readonly<Record<string, unknown>> | undefined
+}
 
 export interface Output {
   readonly folder: string
@@ -25,6 +51,8 @@ export interface Output {
   readonly earlier: ReadonlyMap<string, Finished>
   /** Files of the model that stay behind. */
   readonly left: readonly string[]
+  /** What the output says otherwise than the source. */
+  readonly notes: readonly string[]
   /** Takes a finished tensor or linear down in the journal. */
   finish(record: Finished): void
   /** Copies a tensor as it is, in pieces, unless an earlier run did. */
@@ -40,22 +68,25 @@ export interface Output {
 }
 
 /**
- * @param withFolder the model is a folder with a config.json, whose other files go along
+ * The other files of a folder with a config.json go along.
  * @throws QuantizeError exhausted when the output cannot fit where it goes
  */
 export const openOutput = (
   plan: Plan,
   checkpoint: Checkpoint,
-  withFolder: boolean,
+  source: SourceFacts,
   journal: Journal,
   context: RunContext,
 ): Output => {
   const { files, progress } = context
   const { folder } = journal
-  const shards = containers[plan.format.facts.container ?? 'safetensors'](plan.outputs, plan.recipe.shardBytes)
-  const beside: FolderFiles = withFolder
-    ? folderFiles(checkpoint.folder, checkpoint.files, files)
-    : { carried: [], left: [] }
+  const { shards, notes } = layoutOf(plan, checkpoint, source, files)
+  const isAlone = plan.format.facts.container === 'gguf' // one file holds all that its loaders read
+  const beside: FolderFiles =
+    source.config && !checkpoint.embedded && !isAlone
+      ? folderFiles(checkpoint.folder, checkpoint.files, files)
+      : { carried: [], left: [] }
+  const embedded = isAlone ? [] : [...(checkpoint.embedded ?? [])].map(([name, text]) => [name, text()] as const)
   clearExcept(folder, new Set(shards.map(({ file }) => file.split('/')[0])), files)
   checkSpace(folder, shards, checkpoint, beside.carried, context)
   const writer = createShardWriter(folder, shards, files)
@@ -73,6 +104,7 @@ export const openOutput = (
       writer,
       earlier,
       left: beside.left,
+      notes,
       finish,
       pass: name => {
         if (!earlier.has(name)) finish(passTensor(castSource(checkpoint.tensors.get(name)!, stored.get(name)!), writer))
@@ -81,7 +113,7 @@ export const openOutput = (
       complete(configs) {
         writer.finish()
         checkWritten(plan, writer, sha256)
-        for (const [name, content] of configs) files.writeText(join(folder, name), content)
+        for (const [name, content] of [...embedded, ...configs]) files.writeText(join(folder, name), content)
         for (const name of beside.carried) copyFile(join(checkpoint.folder, name), join(folder, name), files)
       },
       close: writer.close,

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { calibratedPass } from './calibrate/pass.ts'
 import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts'
 import { finiteSource } from './checkpoint/finite-source.ts'
+import { modelName } from './checkpoint/model-name.ts'
 import { readWeight } from './checkpoint/read-weight.ts'
 import type { AssembleFacts, Checkpoint, Configs, Stage } from './contracts.ts'
 import { convertRounding } from './convert-rounding.ts'
@@ -84,7 +85,7 @@ export const runPlan = async (
   const { files, clock, progress } = context
   const began = clock.now()
   const { calibration } = plan.recipe
-  const sample = calibration && (await sampleCalibration(checkpoint.folder, plan.model!, calibration, files))
+  const sample = calibration && (await sampleCalibration(checkpoint, plan.model!, calibration, files))
   const inputs = inputsOf(plan, checkpoint, sample, resume ? earlierInputs(output, files) : undefined, files)
   if (resume && takePublished(output, inputs, files)) {
     progress({ kind: 'note', text: 'an earlier run had finished it' })
@@ -122,7 +123,13 @@ const fillFolder = async (
 ): Promise<Report> => {
   const { files, clock, threads, progress } = context
   const configs = plan.format.assemble(sourceConfig && amended(sourceConfig, plan), assembleFacts(plan))
-  const output = openOutput(plan, checkpoint, sourceConfig !== undefined, journal, context)
+  const output = openOutput(
+    plan,
+    checkpoint,
+    { name: modelName(checkpoint, files), config: sourceConfig },
+    journal,
+    context,
+  )
   let kernels: Kernels | undefined
   try {
     kernels = await createKernels(threads)
@@ -356,8 +363,12 @@ const reportOf = (
       ...facts.get(name)!,
     })),
     kept: plan.passed.map(({ name, reason }) => ({ name, reason })),
-    dropped: [],
-    warnings: [...plan.warnings, ...(left.length > 0 ? [`not copied into the output: ${left.join(', ')}`] : [])],
+    dropped: [...plan.dropped],
+    warnings: [
+      ...plan.warnings,
+      ...output.notes,
+      ...(left.length > 0 ? [`not copied into the output: ${left.join(', ')}`] : []),
+    ],
     run: { weights, bytesBefore, bytesAfter, seconds, peakMemoryBytes: clock.peakMemoryBytes() },
     outputs: Object.fromEntries(filesIn(folder, files).map(name => [name, hashFile(join(folder, name), files)])),
   })

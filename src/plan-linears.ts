@@ -9,11 +9,14 @@ import type {
   LinearScheme,
   Model,
   TensorInfo,
+  TypedScheme,
   WeightDtype,
 } from './contracts.ts'
 import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
 import { isFloat } from './dtype/convert.ts'
 import { QuantizeError } from './errors.ts'
+import { typeOfBits } from './gguf/scheme.ts'
+import type { GgmlTypeName } from './gguf/types.ts'
 import { matchesGlob } from './glob.ts'
 import { gridPresets } from './method/grids.ts'
 import { divisorsOf } from './quantize/granularity.ts'
@@ -51,6 +54,7 @@ const moduleOf = (tensor: string): string => tensor.replace(/\.weight$/, '')
 const besideBlocks = (model: Model, recipe: Recipe, format: Format): Candidate[] => {
   const { headBits, embedBits } = recipe
   const { embedding, head, hidden, vocabulary, tied } = model
+  const typed = format.choose !== undefined // every weight has a type
   const cannot = (what: string, flag: string): never => {
     throw new QuantizeError(
       'bad-option',
@@ -60,15 +64,15 @@ const besideBlocks = (model: Model, recipe: Recipe, format: Format): Candidate[]
   if (embedBits !== null && !format.facts.embedding) cannot('embedding', 'embed-bits')
   if (headBits !== null && !format.facts.head) cannot('head', 'head-bits')
   const table = { name: moduleOf(embedding.tensor), weight: embedding, out: vocabulary, in: hidden }
-  const shared = tied && embedBits !== null // one weight serves both
-  if (shared && headBits !== null && headBits !== embedBits)
+  const shared = tied && (typed || embedBits !== null) // one weight serves both
+  if (shared && headBits !== null && headBits !== embedBits && !(typed && embedBits === null))
     throw new QuantizeError(
       'bad-option',
       `--head-bits ${headBits}: the head is the embedding, which has ${embedBits} bits; --embed-bits sets both`,
     )
   return [
-    ...(embedBits !== null ? [{ linear: table, role: 'embedding' as const, shares: [] }] : []),
-    ...(headBits !== null && !shared ? [{ linear: head, role: 'head' as const, shares: [] }] : []),
+    ...(typed || embedBits !== null ? [{ linear: table, role: 'embedding' as const, shares: [] }] : []),
+    ...((typed || headBits !== null) && !shared ? [{ linear: head, role: 'head' as const, shares: [] }] : []),
   ]
 }
 
@@ -95,6 +99,7 @@ export const candidatesOf = (
   format: Format,
 ): readonly Candidate[] => {
   if (recipe.method === 'convert' && isDecoded(checkpoint)) return storedLinears(model, checkpoint)
+  if (recipe.method === 'convert' && !format.choose) return [] // values of a dtype: no weight is quantized
   if (!model) return linearsByShape(checkpoint.tensors).map(linear => ({ linear, role: 'linear', shares: [] }))
   const stages = model.blocks.flatMap(block => block.stages)
   const ofBlocks = stages.flatMap(({ linears, share }) =>
@@ -108,6 +113,39 @@ export const decodedBeside = ({ role }: Candidate, { method }: Recipe, { name, f
   method !== 'convert' || role === 'linear' || facts.dense || facts[role]
     ? undefined
     : `decoded: format ${name} has no place for a quantized ${role}`
+
+/** The types of a format that has them, by name. @throws QuantizeError as Format.choose; bad-option for bits that no type has */
+export const typesFor = (
+  candidates: readonly Candidate[],
+  model: Model | undefined,
+  { overrides, headBits, embedBits, calibration }: Recipe,
+  format: Format,
+): ReadonlyMap<string, TypedScheme> | undefined => {
+  const typeOf = (bits: Bits | null, flag: string, inputs: number): GgmlTypeName | undefined => {
+    if (bits === null) return undefined
+    const type = typeOfBits(bits, inputs)
+    if (type) return type
+    throw new QuantizeError(
+      'bad-option',
+      `--${flag} ${bits}: GGUF has no type of ${bits} bits; 2, 3, 4, 5, 6, 8 it has`,
+    )
+  }
+  return format.choose?.(
+    candidates.map(({ linear: { name, out, in: inputs }, role }) => {
+      const over = overrides.findLast(({ glob, type }) => type && matchesGlob(glob, name))
+      const beside =
+        role === 'linear'
+          ? undefined
+          : role === 'head'
+            ? typeOf(headBits, 'head-bits', inputs)
+            : (typeOf(embedBits, 'embed-bits', inputs) ??
+              (model?.tied ? typeOf(headBits, 'head-bits', inputs) : undefined))
+      return { name, role, out, in: inputs, asked: over?.type ?? beside }
+    }),
+    model,
+    calibration !== undefined,
+  )
+}
 
 /** Why the globs leave a linear dense; undefined when they do not. */
 export const leftOut = (name: string, { include, exclude }: Recipe): string | undefined => {
@@ -159,6 +197,14 @@ const finerGroups = (group: Group, inputs: number): readonly Group[] => {
   return [128, 64, 32, 16].filter(size => inputs % size === 0 && size < whole && whole % size === 0)
 }
 
+/** The scheme of a type. */
+const typedScheme = (scheme: LinearScheme, { type, grid, bits, symmetric, group }: TypedScheme): LinearScheme => ({
+  ...scheme,
+  ...{ type, grid, bits, symmetric, group },
+  groups: groupsAlong(group, scheme.in),
+  activations: undefined,
+})
+
 /** The scheme that a linear of a quantized source keeps: groups are cut where the format wants smaller ones. */
 const keptScheme = (scheme: LinearScheme, format: Format, from: Format): LinearScheme => {
   const { in: inputs, bits, grid } = scheme
@@ -198,9 +244,15 @@ export const schemeOf = (
   recipe: Recipe,
   format: Format,
   checkpoint: Checkpoint,
+  typed?: TypedScheme,
 ): LinearScheme => {
   const { name, out, in: inputs, weight } = linear
   const stored = isDecoded(checkpoint) ? checkpoint.schemes.get(name) : undefined
+  if (typed) {
+    const dtype = stored?.dtype ?? (checkpoint.tensors.get(weight.tensor)!.dtype as WeightDtype)
+    const { actOrder } = recipe
+    return typedScheme({ name, role, out, in: inputs, dtype, actOrder, groups: 1, ...typed }, typed)
+  }
   if (recipe.method === 'convert') return keptScheme(stored!, format, (checkpoint as DecodedCheckpoint).format)
   const over: Partial<Override> = Object.assign({}, ...recipe.overrides.filter(({ glob }) => matchesGlob(glob, name)))
   const grid = over.grid ?? recipe.grid

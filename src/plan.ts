@@ -10,6 +10,7 @@ import type {
   Model,
   Storage,
   TensorInfo,
+  TypedScheme,
   WeightDtype,
   WeightView,
 } from './contracts.ts'
@@ -18,6 +19,7 @@ import { isFloat } from './dtype/convert.ts'
 import { dtypeBits } from './dtype/dtype.ts'
 import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
+import { isDense } from './gguf/scheme.ts'
 import { matchesGlob } from './glob.ts'
 import { dataFreeMethods } from './method/index.ts'
 import {
@@ -29,6 +31,7 @@ import {
   leftOut,
   schemeOf,
   sharedPart,
+  typesFor,
 } from './plan-linears.ts'
 import type { Recipe } from './recipe.ts'
 
@@ -48,6 +51,8 @@ export interface KeptLinear {
   readonly name: string
   readonly weight: WeightView
   readonly reason: string
+  /** What its values are rounded to; absent: as any tensor that stays unquantized. */
+  readonly dtype?: WeightDtype
 }
 
 export interface PassedTensor {
@@ -67,6 +72,8 @@ export interface Plan {
   readonly kept: readonly KeptLinear[]
   /** Source tensors that go into the output unquantized, and why. */
   readonly passed: readonly PassedTensor[]
+  /** Source tensors that have no place in the output and need none, and why. */
+  readonly dropped: readonly { readonly name: string; readonly reason: string }[]
   /** All tensors of the output, in the source's order. */
   readonly outputs: readonly TensorInfo[]
   /** The head becomes a weight of its own, where the source shares the embedding's. */
@@ -129,18 +136,25 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
       `${checkpoint.path}: --method ${recipe.method} runs the model, but ${architecture}; methods that need no architecture: ${dataFreeMethods().join(', ')}`,
     )
   const format = formatNamed(recipe.format)
-  const { linears, kept } = chooseLinears(checkpoint, model, recipe, format)
+  const { linears, kept, narrowed } = chooseLinears(checkpoint, model, recipe, format)
   const untied = model?.tied === true && linears.some(({ scheme }) => scheme.role === 'head')
   const replaced = new Map(
     linears.filter(({ scheme }) => !(untied && scheme.role === 'head')).map(linear => [linear.weight.tensor, linear]),
   )
-  const reasons = new Map(kept.map(({ weight, reason }) => [weight.tensor, reason]))
-  const passed = [...tensors.values()]
-    .filter(({ name }) => !replaced.has(name))
-    .map(tensor => passedTensor(tensor, reasons.get(tensor.name) ?? passedReason(model), recipe, format))
+  const keptBy = new Map(kept.map(linear => [linear.weight.tensor, linear]))
+  const rest = [...tensors.values()].filter(({ name }) => !replaced.has(name))
+  const dropped = rest
+    .filter(tensor => isDropped(tensor, format, checkpoint))
+    .map(({ name }) => ({ name, reason: `format ${format.name}: its loaders make it themselves` }))
+  const passed = rest
+    .filter(tensor => !dropped.some(({ name }) => name === tensor.name))
+    .map(tensor => {
+      const { reason = passedReason(model), dtype } = keptBy.get(tensor.name) ?? {}
+      return passedTensor(tensor, reason, recipe, format, dtype)
+    })
   const stored = new Map(passed.map(({ name, stored }) => [name, stored]))
   const outputs = [
-    ...[...tensors.keys()].flatMap(name => replaced.get(name)?.tensors ?? [stored.get(name)!]),
+    ...[...tensors.keys()].flatMap(name => replaced.get(name)?.tensors ?? stored.get(name) ?? []),
     ...(untied ? linears.filter(({ scheme }) => scheme.role === 'head').flatMap(linear => linear.tensors) : []),
   ]
   const names = new Set<string>()
@@ -159,6 +173,7 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
     linears,
     kept,
     passed,
+    dropped,
     outputs,
     untied,
     warnings: [
@@ -176,6 +191,7 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
             `${plural(fallbackGroups.length, 'linear')} with a smaller group than ${recipe.group} (--group-fallback): ${describeGroups(fallbackGroups)}`,
           ]
         : []),
+      ...narrowed,
       ...besideWarnings(recipe, linears, untied),
       ...activationWarnings(checkpoint, recipe, format),
       ...new Set(linears.flatMap(({ scheme }) => format.warnings(scheme))),
@@ -210,7 +226,13 @@ const besideWarnings = (recipe: Recipe, linears: readonly PlannedLinear[], untie
  * A tensor that goes along, as the output stores it.
  * @throws QuantizeError bad-option when the format cannot hold the dtype asked for
  */
-const passedTensor = (tensor: TensorInfo, reason: string, { restDtype }: Recipe, format: Format): PassedTensor => {
+const passedTensor = (
+  tensor: TensorInfo,
+  reason: string,
+  { restDtype }: Recipe,
+  format: Format,
+  own: WeightDtype | undefined,
+): PassedTensor => {
   const { name, dtype, shape } = tensor
   const allowed = format.facts.restDtypes
   if (restDtype && allowed && !allowed.includes(restDtype))
@@ -219,10 +241,18 @@ const passedTensor = (tensor: TensorInfo, reason: string, { restDtype }: Recipe,
       `--dtype ${restDtype.toLowerCase()}: format ${format.name} stores ${allowed.join(' or ')}`,
     )
   if (!isFloat(dtype)) return { name, reason, stored: { name, dtype, shape, bytes: tensor.bytes } }
-  const wanted = restDtype ?? (allowed && !allowed.includes(dtype as WeightDtype) ? allowed[0] : dtype)
+  const settled = own ?? format.facts.restDtype?.(tensor)
+  const wanted = settled ?? restDtype ?? (allowed && !allowed.includes(dtype as WeightDtype) ? allowed[0] : dtype)
   const bytes = (elements(tensor) * dtypeBits[wanted]) / 8
   const how = wanted === dtype ? reason : `${reason}; ${dtype} rounded to ${wanted}`
   return { name, reason: how, stored: { name, dtype: wanted, shape, bytes } }
+}
+
+/** Whether the output leaves it out. @throws QuantizeError unsupported for a tensor that the format has no place for */
+const isDropped = (tensor: TensorInfo, format: Format, { path }: Checkpoint): boolean => {
+  const why = format.facts.refusesRest?.(tensor)
+  if (why === undefined || why === 'derived') return why === 'derived'
+  throw new QuantizeError('unsupported', `${path}: ${why}`)
 }
 
 /** The scheme of a linear; or, where linears that do not fit are kept, why it has none. @throws QuantizeError as schemeOf */
@@ -231,9 +261,10 @@ const schemeOrReason = (
   recipe: Recipe,
   format: Format,
   checkpoint: Checkpoint,
+  typed: TypedScheme | undefined,
 ): LinearScheme | string => {
   try {
-    return schemeOf(candidate, recipe, format, checkpoint)
+    return schemeOf(candidate, recipe, format, checkpoint, typed)
   } catch (error) {
     if (!(error instanceof QuantizeError) || error.code !== 'unsupported' || recipe.unfit !== 'keep') throw error
     return error.message.replace(`${candidate.linear.name}: `, '')
@@ -246,13 +277,13 @@ const chooseLinears = (
   model: Model | undefined,
   recipe: Recipe,
   format: Format,
-): Pick<Plan, 'linears' | 'kept'> => {
+): Pick<Plan, 'linears' | 'kept'> & { readonly narrowed: readonly string[] } => {
   const { path, tensors } = checkpoint
   const candidates = candidatesOf(model, checkpoint, recipe, format)
   checkGlobs(recipe, candidates)
   const kept: KeptLinear[] = []
-  const keep = ({ linear: { name, weight } }: Candidate, reason: string): undefined => {
-    kept.push({ name, weight, reason })
+  const keep = ({ linear: { name, weight } }: Candidate, reason: string, dtype?: WeightDtype): undefined => {
+    kept.push({ name, weight, reason, dtype })
   }
   const refuse = (candidate: Candidate, reason: string): undefined => {
     if (recipe.unfit === 'keep') return keep(candidate, reason)
@@ -261,11 +292,17 @@ const chooseLinears = (
       `${candidate.linear.name}: ${reason}; --unfit keep leaves such linears dense`,
     )
   }
+  const types = typesFor(candidates, model, recipe, format)
   const schemes = new Map<string, LinearScheme | undefined>()
   for (const candidate of candidates) {
     const { name } = candidate.linear
     const excluded = leftOut(name, recipe) ?? decodedBeside(candidate, recipe, format)
-    const found = excluded ? undefined : schemeOrReason(candidate, recipe, format, checkpoint)
+    const typed = types?.get(name)
+    if (!excluded && typed && isDense(typed.type)) {
+      keep(candidate, `stored as ${typed.type}`, typed.type)
+      continue
+    }
+    const found = excluded ? undefined : schemeOrReason(candidate, recipe, format, checkpoint, typed)
     const scheme = typeof found === 'string' ? undefined : found
     const reason = typeof found === 'string' ? found : found && refusal(candidate.linear, found, format, tensors)
     if (excluded) keep(candidate, excluded)
@@ -291,12 +328,26 @@ const chooseLinears = (
     const sharedWith = storage.second === 'global' ? candidate.shares : []
     return [{ name, weight, scheme, storage, sharedWith, tensors: format.layout(scheme) }]
   })
-  if (linears.length === 0)
+  if (linears.length === 0 && recipe.method !== 'convert')
     throw new QuantizeError(
       'unsupported',
       `${path}: no weight in it can be quantized (${plural(tensors.size, 'tensor')}, ${kept.length} kept dense)`,
     )
-  return { linears, kept }
+  return { linears, kept, narrowed: narrowedWarnings(linears, types) }
+}
+
+/** Types that were wanted and have no whole blocks in the rows. */
+const narrowedWarnings = (
+  linears: readonly PlannedLinear[],
+  types: ReadonlyMap<string, TypedScheme> | undefined,
+): string[] => {
+  const counts = new Map<string, number>()
+  for (const { name, scheme } of linears) {
+    const { instead, type } = types?.get(name) ?? {}
+    const what = `rows of ${scheme.in} weights are no whole blocks of ${instead}: ${type} instead, as llama-quantize does`
+    if (instead) counts.set(what, (counts.get(what) ?? 0) + 1)
+  }
+  return [...counts].map(([what, count]) => `${plural(count, 'weight')}: ${what}`)
 }
 
 const describeGroups = (linears: readonly PlannedLinear[]): string =>
@@ -314,7 +365,8 @@ const totalsOf = (
   return {
     weights,
     quantizedWeights,
-    bitsPerWeight: (8 * sum(linears.flatMap(({ tensors }) => tensors.map(({ bytes }) => bytes)))) / quantizedWeights,
+    bitsPerWeight:
+      (8 * sum(linears.flatMap(({ tensors }) => tensors.map(({ bytes }) => bytes)))) / Math.max(1, quantizedWeights),
     bitsPerWeightOverall: (8 * bytesAfter) / weights,
     bytesBefore: isDecoded(checkpoint) ? checkpoint.storedBytes : sum(sources.map(({ bytes }) => bytes)),
     bytesAfter,

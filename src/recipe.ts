@@ -1,6 +1,17 @@
-import type { ActOrder, Bits, ClipName, FormatFacts, GridName, Group, LinearScheme, WeightDtype } from './contracts.ts'
+import type {
+  ActOrder,
+  Bits,
+  ClipName,
+  Format,
+  FormatFacts,
+  GridName,
+  Group,
+  LinearScheme,
+  WeightDtype,
+} from './contracts.ts'
 import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
+import type { GgmlTypeName } from './gguf/types.ts'
 import { gridPresets } from './method/grids.ts'
 import { type Method, type MethodName, methodNamed } from './method/index.ts'
 
@@ -47,6 +58,8 @@ export interface Override {
   readonly bits?: Bits
   readonly symmetric?: boolean
   readonly group?: Group
+  /** Of a format whose weights have types (GGUF); then nothing else. */
+  readonly type?: GgmlTypeName
 }
 
 export interface CalibrationRecipe {
@@ -123,6 +136,34 @@ const usualGroup = ({ activations }: RecipeRequest, grid: GridName, facts: Forma
   return (grid === own ? group : undefined) ?? gridPresets[grid].group ?? group ?? method.group
 }
 
+/** Options that say what a type says already. */
+const settledByTypes = {
+  grid: '--grid',
+  bits: '--bits',
+  group: '--group',
+  symmetric: '--sym and --asym',
+  groupFallback: '--group-fallback',
+  clip: '--clip',
+} as const satisfies Partial<Record<keyof RecipeRequest, string>>
+
+/** @throws QuantizeError bad-option where an option would be without effect: of a format whose weights have types, or of one whose weights have none */
+const checkTypes = (request: RecipeRequest, { name, choose }: Format): void => {
+  const settled = Object.entries(settledByTypes).find(([key]) => {
+    const value = request[key as keyof RecipeRequest]
+    return value !== undefined && value !== false
+  })
+  const instead = "choose another mix (quantize formats lists them), or --override '<glob>=q6_k'"
+  if (choose && settled) refuse(`${settled[1]}: format ${name} has types that settle it; leave it out: ${instead}`)
+  if (choose && request.actOrder === 'g_idx') refuse(`--act-order g_idx: format ${name} has no place for an order`)
+  for (const { glob, type, ...scheme } of request.overrides ?? []) {
+    if (choose && Object.keys(scheme).length > 0)
+      refuse(`--override ${glob}: format ${name} has types; give one, such as '${glob}=q6_k'`)
+    if (!choose && type) refuse(`--override ${glob}=${type.toLowerCase()}: only GGUF has types, not format ${name}`)
+  }
+  if (choose && (request.headBits === 'none' || request.embedBits === 'none'))
+    refuse(`--head-bits, --embed-bits none: with format ${name} use --override '<glob>=f16', or --exclude`)
+}
+
 /**
  * Fills in a request: from what the grid settles, then from what the format prefers, then from the method's preset.
  * @throws QuantizeError bad-option when method or format are unknown, or cannot use what was asked
@@ -135,7 +176,9 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   if (grid !== 'int' && request.symmetric === false) refuse(`--asym: grid ${grid} has no zero point; leave it out`)
   const symmetric = request.symmetric ?? (grid === 'int' ? (asked?.defaults?.symmetric ?? method.symmetric) : true)
   const format = request.format ?? preset.format ?? method.format[symmetric ? 'symmetric' : 'asymmetric']
-  const { facts } = formatNamed(format)
+  const chosen = formatNamed(format)
+  const { facts } = chosen
+  checkTypes(request, chosen)
   const bits = bitsOf(grid, request.bits, facts.defaults?.bits ?? method.bits)
   const group = request.group ?? (facts.impliedGroup ? 'implied' : usualGroup(request, grid, facts, method))
   const actOrder = request.actOrder ?? method.actOrder
@@ -177,6 +220,8 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   }
 }
 
+const unquantized = { grid: 'int', bits: 8, symmetric: true, group: 'channel', actOrder: 'none' } as const
+
 export interface ConversionRequest {
   readonly format: string
   readonly lossy: boolean
@@ -187,11 +232,18 @@ export interface ConversionRequest {
 
 /**
  * A conversion keeps codes: each linear has the scheme that it has in the source.
- * @param typical a scheme of the source: what configs name as the default
+ * @param typical a scheme of the source: what configs name as the default; undefined: no weight of it is quantized
  */
-export const conversionRecipe = (request: ConversionRequest, typical: LinearScheme): Recipe => {
-  const { grid, bits, symmetric, group, actOrder } = typical
-  const { format, lossy, restDtype = null, unfit = defaults.unfit, shardBytes = defaults.shardBytes } = request
+export const conversionRecipe = (request: ConversionRequest, typical: LinearScheme | undefined): Recipe => {
+  const { grid, bits, symmetric, group, actOrder } = typical ?? unquantized
+  const valueDtype = typical ? undefined : formatNamed(request.format).facts.valueDtype
+  const {
+    format,
+    lossy,
+    restDtype = valueDtype ?? null,
+    unfit = defaults.unfit,
+    shardBytes = defaults.shardBytes,
+  } = request
   formatNamed(format)
   return {
     method: 'convert',

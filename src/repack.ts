@@ -2,6 +2,7 @@
 import type { CodedLinear, LinearScheme, QuantizedLinear, Storage, WeightDtype } from './contracts.ts'
 import { dequantize } from './dequantize.ts'
 import { fromFloat32, toFloat32 } from './dtype/convert.ts'
+import { decodedBlocks } from './gguf/coded.ts'
 import { levelGrids } from './quantize/grid/index.ts'
 import { roundScale, scaleDtypes } from './quantize/storage.ts'
 
@@ -104,7 +105,8 @@ const secondFits = ({ scales, globalScale, nested }: CodedLinear, storage: Stora
 }
 
 /** The same codes in the decoding and the groups of the target; undefined where it has neither. */
-const recast = (linear: QuantizedLinear, scheme: LinearScheme, storage: Storage): CodedLinear | undefined => {
+const recast = (stored: QuantizedLinear, scheme: LinearScheme, storage: Storage): CodedLinear | undefined => {
+  const linear = stored.decode === 'blocks' ? decodedBlocks(stored) : stored
   if (linear.decode === 'dense' || linear.bits !== scheme.bits) return undefined
   if (linear.out !== scheme.out || linear.in !== scheme.in) return undefined // blocks over the flattened weight
   const converted =

@@ -1,6 +1,14 @@
 import { createHash } from 'node:crypto'
 import type { ShardWriter } from './checkpoint/write-safetensors.ts'
-import type { CodedLinear, Configs, Format, QuantizedLinear, Statistics, TensorSource } from './contracts.ts'
+import type {
+  BlockLinear,
+  CodedLinear,
+  Configs,
+  Format,
+  QuantizedLinear,
+  Statistics,
+  TensorSource,
+} from './contracts.ts'
 import { measureRows, type Values } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import type { Kernels } from './engine/kernel/pool.ts'
@@ -49,14 +57,18 @@ export const storeLinear = async (
   kernels: Kernels,
   source: TensorSource,
   planned: PlannedLinear,
-  quantized: CodedLinear,
+  quantized: CodedLinear | BlockLinear,
   format: Format,
   writer: ShardWriter,
   outputConfigs: Configs,
   meter?: OutputMeter,
 ): Promise<StoredLinear> => {
   const sha256: Record<string, string> = {}
-  for (const tensor of format.pack(planned.scheme, quantized)) {
+  const packed =
+    quantized.decode === 'blocks'
+      ? [{ ...planned.tensors[0], data: quantized.blocks }] // as they are stored
+      : format.pack(planned.scheme, quantized)
+  for (const tensor of packed) {
     writer.write(tensor.name, tensor.data)
     sha256[tensor.name] = createHash('sha256').update(tensor.data).digest('hex')
   }

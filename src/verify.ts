@@ -1,9 +1,9 @@
 /** Whether an output is still what its report says, from the bytes on disk alone. */
 import { basename, join } from 'node:path'
+import { modelConfigs } from './checkpoint/beside.ts'
 import { castSource } from './checkpoint/cast-source.ts'
 import { finiteSource } from './checkpoint/finite-source.ts'
 import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
-import { readConfigs } from './checkpoint/read-json.ts'
 import { hashTensor } from './checkpoint/tensor-pieces.ts'
 import type { Checkpoint, Configs, QuantizedLinear, TensorSource } from './contracts.ts'
 import { openDecoded } from './decoded-checkpoint.ts'
@@ -116,7 +116,7 @@ const checkAgainst = async (
     if (sha256 !== report.source.sha256[name])
       refuse(join(source.folder, name), `is not the file that was quantized: SHA-256 ${sha256}`)
   }
-  const configs = readConfigs(output.folder, configFiles, files)
+  const configs = modelConfigs(output, configFiles, files)
   const storedIn = storedLinears(output, configs)
   for (const linear of report.linears) {
     const figures = await figuresOf(kernels, sourceTensor(source, linear.tensor), storedIn(linear.name), linear)
@@ -163,7 +163,7 @@ export const verify = async (
   try {
     const plain = openCheckpoint(sourcePath, files)
     opened.push(plain)
-    const source = openDecoded(plain, readConfigs(plain.folder, configFiles, files))
+    const source = openDecoded(plain, modelConfigs(plain, configFiles, files))
     const output = openCheckpoint(folder, files)
     opened.push(output)
     kernels = await createKernels()

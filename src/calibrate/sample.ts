@@ -1,3 +1,4 @@
+import type { ModelFiles } from '../checkpoint/beside.ts'
 import type { Model } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
@@ -15,11 +16,11 @@ export interface CalibrationSample {
 
 /**
  * Text → tokens → windows.
- * @param folder where tokenizer.json stands
+ * @param checkpoint whose tokenizer.json counts
  * @throws QuantizeError bad-input: no tokenizer, unreadable or too little text; bad-option: windows longer than the model's positions
  */
 export const sampleCalibration = async (
-  folder: string,
+  checkpoint: ModelFiles,
   model: Model,
   recipe: CalibrationRecipe,
   files: Files,
@@ -31,11 +32,14 @@ export const sampleCalibration = async (
       `--seq-len ${seqLen}: the model takes at most ${model.maxPositions} positions`,
     )
   const corpus = readCorpus(text, files)
-  const { windows, report } = sampleWindows(await encodeDocuments(folder, corpus.documents, model.vocabulary, files), {
-    samples,
-    seqLen,
-    seed,
-  })
+  const { windows, report } = sampleWindows(
+    await encodeDocuments(checkpoint, corpus.documents, model.vocabulary, files),
+    {
+      samples,
+      seqLen,
+      seed,
+    },
+  )
   const { documents, samplesUsed, tokensUsed, tokensDropped } = report
   return {
     windows,

@@ -4,12 +4,11 @@ const pickle =
   'is a pickle, which can run code when it is opened, so it is not read; save the weights as safetensors, ' +
   "e.g. Python: safetensors.torch.save_file(torch.load('x.bin', weights_only=True), 'model.safetensors')"
 
-const gguf = 'is GGUF, which this version does not read; name the safetensors model that it was made from'
+const gguf = 'is GGUF; its name must end in .gguf'
 
 const byExtension: Readonly<Record<string, string>> = {
   '.bin': pickle,
   '.ckpt': pickle,
-  '.gguf': gguf,
   '.pickle': pickle,
   '.pkl': pickle,
   '.pt': pickle,

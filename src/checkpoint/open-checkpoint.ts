@@ -1,6 +1,7 @@
 import { basename, dirname, extname, join } from 'node:path'
 import type { Checkpoint, TensorSource } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+import { findGguf, openGgufCheckpoint } from '../gguf/gguf-checkpoint.ts'
 import type { Files } from '../io/files.ts'
 import { checkedMember } from '../io/member.ts'
 import { printable } from '../io/printable.ts'
@@ -100,6 +101,17 @@ const onnxGraph = (path: string, files: Files): { readonly path: string; readonl
   return graph === undefined ? undefined : { path: graph, folder: path }
 }
 
+/** A GGUF model: the file itself, or a folder without other weights that holds one. */
+const ggufFile = (path: string, files: Files): string | undefined => {
+  const kind = files.stat(path)?.kind
+  if (kind === 'file') return /\.gguf$/i.test(path) ? path : undefined
+  if (kind !== 'folder') return undefined
+  const names = files.list(path)
+  if (names.some(name => name.endsWith('.safetensors') || name === indexName)) return undefined
+  const name = findGguf(path, names)
+  return name === undefined ? undefined : checkedMember(files, path, name)
+}
+
 interface Opened {
   readonly file: OpenFile
   readonly header: SafetensorsHeader
@@ -139,13 +151,15 @@ const checkIndex = (tensors: ReadonlyMap<string, TensorSource>, path: string, ma
  * Opens a model's weights: a .safetensors file, a `*.safetensors.index.json`, or a folder with model.safetensors, with
  * model.safetensors.index.json and its shards, or with exactly one other *.safetensors (in this order). Headers are
  * read and checked whole; no tensor data is. A single shard of an index in the same folder is refused.
- * A folder without any, in which an ONNX graph stands as we write it, gives its weights.
+ * A folder without any, in which an ONNX graph stands as we write it, gives its weights; so does a GGUF file, or a folder that holds one.
  * The descriptors stay open until `close`, so that a file replaced meanwhile is not mixed in.
- * @throws QuantizeError bad-input for what is missing, broken or contradicts itself; unsupported for pickles and GGUF
+ * @throws QuantizeError bad-input for what is missing, broken or contradicts itself; unsupported for pickles
  */
 export const openCheckpoint = (path: string, files: Files): Checkpoint => {
   const graph = onnxGraph(path, files)
   if (graph) return { ...openOnnx(graph.path, graph.folder, files), path }
+  const gguf = ggufFile(path, files)
+  if (gguf !== undefined) return openGgufCheckpoint(gguf, path, files)
   const { folder, paths, index } = find(files, path)
   const opened: OpenFile[] = []
   const close = (): void => {

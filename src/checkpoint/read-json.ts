@@ -1,5 +1,4 @@
-import { basename, dirname, join } from 'node:path'
-import type { Configs } from '../contracts.ts'
+import { basename, dirname } from 'node:path'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { checkedMember } from '../io/member.ts'
@@ -27,12 +26,6 @@ export const readJson = (path: string, files: Files): unknown => {
   const text = files.readText(checkedMember(files, dirname(path), basename(path)), maxConfigBytes)
   check(text, path)
   return JSON.parse(text)
-}
-
-/** Those of the named JSON files that are in the folder, by name. @throws QuantizeError bad-input as readJsonObject */
-export const readConfigs = (folder: string, names: readonly string[], files: Files): Configs => {
-  const found = names.map(name => [name, readJsonObject(join(folder, name), files)] as const)
-  return Object.fromEntries(found.filter(([, value]) => value !== undefined))
 }
 
 /** As readJson, for a file that holds one JSON object. */

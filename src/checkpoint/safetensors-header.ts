@@ -19,6 +19,8 @@ const maxMetadataBytes = maxHeaderBytes
 export interface HeaderTensor extends TensorInfo {
   /** First byte of its data, from the start of the file. */
   readonly offset: number
+  /** [rows]: where each row of the tensor is stored, among its rows; absent: in order. (GGUF keeps those of q and k otherwise than transformers.) */
+  readonly rows?: Int32Array
 }
 
 export interface SafetensorsHeader {

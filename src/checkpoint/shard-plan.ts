@@ -1,5 +1,5 @@
 import type { TensorInfo } from '../contracts.ts'
-import { dtypes } from '../dtype/dtype.ts'
+import { type Dtype, dtypes } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { add, tensorBytes } from '../io/size.ts'
@@ -18,7 +18,7 @@ export interface ShardPlan {
   readonly bytes: number
 }
 
-const rank = new Map(dtypes.map((dtype, index) => [dtype, index]))
+const rank = new Map<Dtype, number>(dtypes.map((dtype, index) => [dtype, index]))
 
 export const compareUtf8 = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b))
 

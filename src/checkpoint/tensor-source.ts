@@ -3,6 +3,7 @@ import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { printable } from '../io/printable.ts'
 import { add } from '../io/size.ts'
+import { runsOf } from './row-runs.ts'
 import type { HeaderTensor } from './safetensors-header.ts'
 
 const maxPieceBytes = 2 ** 30 // one system call reads less than 2 GiB
@@ -34,8 +35,7 @@ export const openFile = (files: Files, path: string): OpenFile => {
 
 const readExactly = (files: Files, file: OpenFile, tensor: HeaderTensor, start: number, into: Uint8Array): void => {
   const descriptor = file.descriptor()
-  let position = add(tensor.offset, start, file.path)
-  for (let rest = into; rest.byteLength > 0; ) {
+  for (let rest = into, position = start; rest.byteLength > 0; ) {
     const piece = rest.subarray(0, maxPieceBytes)
     const count = files.readAt(descriptor, piece, position)
     if (count < piece.byteLength)
@@ -61,7 +61,8 @@ export const tensorSource = (files: Files, file: OpenFile, tensor: HeaderTensor)
     const bytes = into ?? new Uint8Array(end - start)
     if (bytes.byteLength !== end - start)
       throw new RangeError(`${bytes.byteLength} bytes given for ${end - start} of ${tensor.name}`)
-    readExactly(files, file, tensor, start, bytes)
+    for (const { position, from, to } of runsOf(tensor, start, end))
+      readExactly(files, file, tensor, position, bytes.subarray(from, to))
     return bytes
   },
 })

@@ -4,6 +4,7 @@ import type { Files } from '../io/files.ts'
 import { add } from '../io/size.ts'
 import { Coverage } from './coverage.ts'
 import { indexName } from './open-checkpoint.ts'
+import { runsOf } from './row-runs.ts'
 import type { HeaderTensor } from './safetensors-header.ts'
 import type { ShardPlan } from './shard-plan.ts'
 import { hashTensor } from './tensor-pieces.ts'
@@ -51,6 +52,10 @@ export const shardIndex = (shards: readonly ShardPlan[]): string => {
   return `${JSON.stringify(index, null, 2)}\n`
 }
 
+/** Where the last tensor ends. */
+const lastByte = ({ header, tensors }: ShardPlan): number =>
+  tensors.reduce((end, { offset, bytes }) => Math.max(end, offset + bytes), header.byteLength)
+
 const isSafetensors = ({ file }: ShardPlan): boolean => file.endsWith('.safetensors')
 
 const closeShard = (files: Files, shard: Shard): void => {
@@ -85,7 +90,7 @@ const createShards = (folder: string, plans: readonly ShardPlan[], files: Files,
         reader: undefined,
       }
       shards.push(shard)
-      if (there) files.truncate(shard.descriptor!, plan.bytes)
+      if (there || plan.bytes > lastByte(plan)) files.truncate(shard.descriptor!, plan.bytes) // what follows the last tensor is zeros
       files.writeAt(shard.descriptor!, plan.header, 0)
       for (const tensor of plan.tensors) slots.set(tensor.name, { tensor, shard, written: new Coverage(tensor.bytes) })
     }
@@ -126,7 +131,8 @@ export const createShardWriter = (folder: string, plans: readonly ShardPlan[], f
       if (!Number.isSafeInteger(start) || start < 0 || end > tensor.bytes)
         throw new RangeError(`bytes ${start} to ${end} do not fit the ${tensor.bytes} of ${name}`)
       if (shard.descriptor === undefined) throw new Error(`${shard.path} was closed`)
-      files.writeAt(shard.descriptor, data, tensor.offset + start)
+      for (const { position, from, to } of runsOf(tensor, start, end))
+        files.writeAt(shard.descriptor, data.subarray(from, to), position)
       shard.dirty = true
       written.add(start, end)
     },

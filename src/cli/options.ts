@@ -207,9 +207,12 @@ export const optionTable = {
     help: 'dtype of the tensors that stay unquantized',
   }),
   format: optional(
-    listOf(oneOf(...formatNames)),
+    listOf({ ...oneOf(...formatNames), shown: '<format>' }),
     `${preset(({ format }) => (format.symmetric === format.asymmetric ? format.symmetric : `${format.symmetric} (with --asym ${format.asymmetric})`))}; convert: safetensors`,
-    { flag: 'format', help: 'how the checkpoint stores the codes; several make several outputs' },
+    {
+      flag: 'format',
+      help: 'how the checkpoint stores the codes, one of `quantize formats`; several make several outputs',
+    },
   ),
   lossy: flag({
     flag: 'lossy',

@@ -1,8 +1,9 @@
 /** Runs a recipe on a source: what `quantize` and `convert` share. */
 import { availableParallelism } from 'node:os'
-import { basename, extname, join, resolve, sep } from 'node:path'
+import { basename, join, resolve, sep } from 'node:path'
+import { modelConfigs } from '../checkpoint/beside.ts'
+import { modelName } from '../checkpoint/model-name.ts'
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
-import { readConfigs } from '../checkpoint/read-json.ts'
 import type { Checkpoint, Model } from '../contracts.ts'
 import { isDecoded, openDecoded } from '../decoded-checkpoint.ts'
 import { QuantizeError } from '../errors.ts'
@@ -31,15 +32,9 @@ export interface Source {
   readonly config: Config
 }
 
-/** The model's name: its folder's, unless the file has a name of its own. */
-const modelName = (checkpoint: Checkpoint, files: Files): string => {
-  const file = basename(checkpoint.path)
-  const own = extname(file) === '.safetensors' && !/^model(-\d+-of-\d+)?\.safetensors$/.test(file)
-  return own ? file.slice(0, -'.safetensors'.length) : basename(files.realPath(checkpoint.folder))
-}
-
 const defaultOutput = (name: string, { method, grid, bits, group, format }: Recipe): string => {
   if (method === 'convert') return `${name}-${format.replace(':', '-')}`
+  if (format.startsWith('gguf')) return `${name}-${method}-${format.split(':')[1] ?? 'q4_k_m'}`
   const codes = grid === 'int' ? `${bits}bit` : grid
   return `${name}-${method}-${codes}${group === 'implied' ? '' : `-${typeof group === 'number' ? `g${group}` : group}`}`
 }
@@ -63,7 +58,7 @@ const checkOutput = (output: string, checkpoint: Checkpoint, overwrite: boolean,
 export const openSource = (path: string, files: Files): Source => {
   const stored = openCheckpoint(path, files)
   try {
-    const configs = readConfigs(stored.folder, configFiles, files)
+    const configs = modelConfigs(stored, configFiles, files)
     const config = configs['config.json'] as Config
     const checkpoint = openDecoded(stored, configs)
     if (!isDecoded(checkpoint) && config?.quantization_config)

@@ -1,5 +1,6 @@
 import type { Bits, Group, WeightDtype } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+import { typeNamed } from '../format/gguf.ts'
 import { gridNames } from '../method/grids.ts'
 import type { Override } from '../recipe.ts'
 import { nearestName } from './nearest.ts'
@@ -175,11 +176,11 @@ const overrideParts: Readonly<Record<string, (value: string, flag: string) => Pa
   asym: () => ({ symmetric: false }),
 }
 
-/** One override: `<glob>=bits:8,group:32,grid:nf4,sym`. */
+/** One override: `<glob>=bits:8,group:32,grid:nf4,sym`, or `<glob>=q6_k` for GGUF. */
 export const override: ValueKind<readonly Override[]> = {
-  shown: '<glob>=bits:<n>,group:<n>,grid:<name>,sym|asym',
+  shown: '<glob>=bits:<n>,group:<n>,grid:<name>,sym|asym or <glob>=<GGUF type>',
   parse(text, flag) {
-    const needed = 'a pattern, = and what differs, such as *.down_proj=bits:8,group:32,'
+    const needed = 'a pattern, = and what differs, such as *.down_proj=bits:8,group:32, or a type of GGUF,'
     const at = text.lastIndexOf('=')
     if (at < 1 || at === text.length - 1) refuse(flag, text, needed)
     const read = (part: string): Partial<Override> => {
@@ -187,6 +188,8 @@ export const override: ValueKind<readonly Override[]> = {
       if (!Object.hasOwn(overrideParts, key)) refuse(flag, text, needed, nearestName(key, Object.keys(overrideParts)))
       return overrideParts[key](value, flag)
     }
+    const type = typeNamed(text.slice(at + 1))
+    if (type) return [{ glob: text.slice(0, at), type }]
     const parts = text
       .slice(at + 1)
       .split(',')

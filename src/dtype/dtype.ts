@@ -1,8 +1,10 @@
+import { type GgmlTypeName, ggmlTypes } from '../gguf/types.ts'
+
 /**
  * The dtypes of safetensors 0.8 (safetensors/src/tensor.rs), in the official writer's order: from the narrowest alignment to the widest.
  * Bits an element.
  */
-export const dtypeBits = {
+const safetensorsBits = {
   BOOL: 8,
   F4: 4,
   F6_E2M3: 6,
@@ -27,8 +29,26 @@ export const dtypeBits = {
   U64: 64,
 } as const
 
-export type Dtype = keyof typeof dtypeBits
+type SafetensorsDtype = keyof typeof safetensorsBits
 
-export const dtypes = Object.keys(dtypeBits) as readonly Dtype[]
+/** Dtypes of safetensors, and the types of GGUF, some of which store blocks of weights. */
+export type Dtype = SafetensorsDtype | GgmlTypeName
 
-export const isDtype = (name: unknown): name is Dtype => typeof name === 'string' && Object.hasOwn(dtypeBits, name)
+/** Bits an element; of a type of blocks, scales counted: Q4_0 has 4.5. */
+export const dtypeBits: Readonly<Record<Dtype, number>> = {
+  ...(Object.fromEntries(
+    Object.entries(ggmlTypes).map(([name, { block, bytes }]) => [name, (8 * bytes) / block]),
+  ) as Record<GgmlTypeName, number>),
+  ...safetensorsBits,
+}
+
+/** Of safetensors. */
+export const dtypes = Object.keys(safetensorsBits) as readonly SafetensorsDtype[]
+
+/** Whether safetensors has it. */
+export const isDtype = (name: unknown): name is SafetensorsDtype =>
+  typeof name === 'string' && Object.hasOwn(safetensorsBits, name)
+
+/** Elements of a block, which lie in one row; 1 for all dtypes but GGUF's types of blocks. */
+export const blockOf = (dtype: Dtype): number =>
+  Object.hasOwn(ggmlTypes, dtype) ? ggmlTypes[dtype as GgmlTypeName].block : 1

@@ -1,5 +1,5 @@
+import { modelConfigs } from '../checkpoint/beside.ts'
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
-import { readConfigs } from '../checkpoint/read-json.ts'
 import { readWeight } from '../checkpoint/read-weight.ts'
 import type { Checkpoint, Configs, Model } from '../contracts.ts'
 import { dequantize } from '../dequantize.ts'
@@ -28,7 +28,7 @@ export const loadModel = (path: string, files: Files): LoadedModel => {
   const checkpoint = openCheckpoint(path, files)
   try {
     const configFile = `${checkpoint.folder}/config.json`
-    const configs = readConfigs(checkpoint.folder, configFiles, files)
+    const configs = modelConfigs(checkpoint, configFiles, files)
     const config = configs['config.json'] as Readonly<Record<string, unknown>> | undefined
     if (!config) throw new QuantizeError('bad-input', `${checkpoint.folder}: no config.json stands beside the weights`)
     const detected = detectFormat(checkpoint.tensors, configs, checkpoint.folder)

@@ -11,6 +11,7 @@ export const tableBits: Readonly<Record<Exclude<GridName, 'int'>, Bits>> = {
   nvfp4: 4,
   mxfp4: 4,
   mxfp8: 8,
+  iq4: 4,
 }
 
 export const everyGrid: readonly GridName[] = ['int', ...(Object.keys(tableBits) as (keyof typeof tableBits)[])]

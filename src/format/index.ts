@@ -6,6 +6,7 @@ import { bnb, bnbDouble } from './bnb.ts'
 import { codebook } from './codebook.ts'
 import { compressedTensors } from './compressed-tensors.ts'
 import { fp8 } from './fp8.ts'
+import { ggufFormats } from './gguf.ts'
 import { gptq, gptqV2 } from './gptq.ts'
 import { hqq } from './hqq.ts'
 import { mlx } from './mlx.ts'
@@ -31,6 +32,7 @@ export const formats = {
   quanto,
   mlx,
   onnx,
+  ...ggufFormats,
 } satisfies Readonly<Record<string, Format>>
 
 export type FormatName = keyof typeof formats

@@ -97,7 +97,7 @@ const plainFormat = (name: string, fixed?: WeightDtype): Format => {
       head: true,
       embedding: true,
       dense: true,
-      ...(fixed ? { restDtypes: [fixed] } : {}),
+      ...(fixed ? { valueDtype: fixed, restDtypes: [fixed] } : {}),
     },
     storage: gridStorage,
     refuses: () => undefined,

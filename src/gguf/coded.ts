@@ -1,8 +1,8 @@
 /** Blocks as a linear's codes and scales in effect, and back. */
-import type { CodedLinear } from '../contracts.ts'
+import type { BlockLinear, CodedLinear } from '../contracts.ts'
 import { e2m1Values } from '../dtype/small-floats.ts'
 import { type BlockLayout, layoutOf } from './block-layouts.ts'
-import type { GgmlBlocks } from './blocks.ts'
+import { type GgmlBlocks, unpackBlocks } from './blocks.ts'
 import { type GgmlTypeName, ggmlTypes } from './types.ts'
 
 /** kvalues_iq4nl of ggml-common.h. */
@@ -51,6 +51,10 @@ export const codedOf = (type: GgmlTypeName, blocks: GgmlBlocks, out: number, inp
     ...(layout.scales ? { superBlocks: { d, dmin, scaleCodes, minCodes } } : {}),
   }
 }
+
+/** Codes and scales of a linear that was read, or rounded, as blocks. @throws QuantizeError unsupported for a type that we do not decode */
+export const decodedBlocks = ({ type, blocks, out, in: inputs }: BlockLinear): CodedLinear =>
+  codedOf(type, unpackBlocks(type, blocks), out, inputs)
 
 /** The inverse of `codedOf`. @throws Error for a k-quant without its super-blocks */
 export const blocksOf = (type: GgmlTypeName, linear: CodedLinear): GgmlBlocks => {

@@ -10,6 +10,12 @@ const arch = 'llama'
 
 type Json = Readonly<Record<string, unknown>>
 
+/** The fields of config.json. */
+export interface GgufConfig extends Json {
+  readonly num_attention_heads: number
+  readonly num_key_value_heads: number
+}
+
 export interface GgufModel {
   readonly file: string
   readonly metadata: GgufMetadata
@@ -145,7 +151,7 @@ const tokenIds = (keys: Keys): Json => {
  * @throws QuantizeError unsupported: another architecture, a mixture of experts, a scaling or a mix of biases that config.json cannot say;
  *   bad-input: keys that are missing, of the wrong type, or contradict each other
  */
-export const configOf = (model: GgufModel): Json => {
+export const configOf = (model: GgufModel): GgufConfig => {
   const keys = openMetadata(model.metadata, model.file)
   refuseOthers(keys)
   const hidden = keys.number(`${arch}.embedding_length`, 'u32')

@@ -1,5 +1,6 @@
 import { basename, dirname } from 'node:path'
 import { type OpenFile, openFile, tensorSource } from '../checkpoint/tensor-source.ts'
+import type { TensorSource } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { checkedMember } from '../io/member.ts'
@@ -14,6 +15,8 @@ export interface GgufSource extends GgufTensor {
   readonly file: string
   /** Bytes [start, end) of the tensor (default: all), into `into` when given. @throws QuantizeError bad-input when the file ends early */
   read(start?: number, end?: number, into?: Uint8Array): Uint8Array
+  /** The tensor under another name. @param rows where each of its rows is stored (HeaderTensor.rows) */
+  as(name: string, rows?: Int32Array): TensorSource
 }
 
 export interface GgufFile {
@@ -33,9 +36,9 @@ interface Part {
 }
 
 const sourceOf = (files: Files, file: OpenFile, tensor: GgufTensor): GgufSource => {
-  const { name, bytes, offset } = tensor
-  const { read } = tensorSource(files, file, { name, dtype: 'U8', shape: [bytes], bytes, offset })
-  return { ...tensor, file: file.path, read }
+  const { type, ...stored } = tensor
+  const as: GgufSource['as'] = (name, rows) => tensorSource(files, file, { ...stored, name, dtype: type, rows })
+  return { ...tensor, file: file.path, read: as(tensor.name).read, as }
 }
 
 const gather = (files: Files, parts: readonly Part[]): Map<string, GgufSource> => {

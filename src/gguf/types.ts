@@ -55,3 +55,14 @@ const byId = new Map(Object.entries(ggmlTypes).map(([name, { id }]) => [id, name
 
 /** undefined for one that is not known, or no longer is. */
 export const ggmlTypeName = (id: number): GgmlTypeName | undefined => byId.get(id)
+
+/** Types that weights can be rounded to; the others are read only. */
+export const roundedTypes = [
+  ...(['Q4_0', 'Q4_1', 'Q5_0', 'Q5_1', 'Q8_0', 'Q2_K', 'Q3_K', 'Q4_K', 'Q5_K', 'Q6_K'] as const),
+  ...(['IQ4_NL', 'IQ4_XS', 'MXFP4'] as const),
+] satisfies readonly GgmlTypeName[]
+
+export type RoundedType = (typeof roundedTypes)[number]
+
+export const isRounded = (type: GgmlTypeName): type is RoundedType =>
+  (roundedTypes as readonly GgmlTypeName[]).includes(type)

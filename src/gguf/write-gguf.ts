@@ -1,9 +1,7 @@
 /** Writes GGUF version 3, the bytes that gguf-py writes for the same values: header first, every tensor padded. */
-import { join } from 'node:path'
 import type { HeaderTensor } from '../checkpoint/safetensors-header.ts'
 import { partition, type ShardPlan } from '../checkpoint/shard-plan.ts'
 import { QuantizeError } from '../errors.ts'
-import type { Files } from '../io/files.ts'
 import { printable } from '../io/printable.ts'
 import { add } from '../io/size.ts'
 import { defaultAlignment, ggmlBytes, maxRank, maxTensorNameBytes, padded } from './header.ts'
@@ -20,6 +18,15 @@ export interface GgufTensorPlan {
   readonly type: GgmlTypeName
   /** As torch has it. */
   readonly shape: readonly number[]
+  /** Its name to the writer, if it is another than in the file. */
+  readonly called?: string
+  /** Where each row is stored (HeaderTensor.rows). */
+  readonly rows?: Int32Array
+}
+
+/** A tensor whose values are known: they come with the header, before all others. */
+export interface GgufConstant extends GgufTensorPlan {
+  readonly data: Uint8Array
 }
 
 const integer = (type: 'u32' | 'i32' | 'u64' | 'i64', value: number): Uint8Array =>
@@ -79,26 +86,38 @@ const concatenate = (parts: readonly Uint8Array[], alignment: number, file: stri
 }
 
 /**
- * Plans one file: header and places, with tensors in the order given. To the writer a tensor is bytes (U8 [bytes]).
+ * Plans one file: header and places, with tensors in the order given, constants before them.
  * @throws QuantizeError unsupported for what GGUF cannot hold; RangeError for a value outside its type
  */
-export const planGguf = (file: string, metadata: GgufMetadata, tensors: readonly GgufTensorPlan[]): ShardPlan => {
-  checkTensors(tensors)
+export const planGguf = (
+  file: string,
+  metadata: GgufMetadata,
+  tensors: readonly GgufTensorPlan[],
+  constants: readonly GgufConstant[] = [],
+): ShardPlan => {
+  const all = [...constants, ...tensors]
+  checkTensors(all)
   const alignment = alignmentOf(metadata)
   const parts: Uint8Array[] = [Buffer.from('GGUF'), integer('u32', version)]
-  parts.push(integer('i64', tensors.length), integer('i64', metadata.size))
+  parts.push(integer('i64', all.length), integer('i64', metadata.size))
   for (const [key, value] of metadata) parts.push(stringBytes(key), ...valueBytes(value))
-  const placed: HeaderTensor[] = []
+  const offsets: number[] = []
   let end = 0
-  for (const tensor of tensors) {
+  for (const tensor of all) {
     const bytes = ggmlBytes(tensor.type, tensor.shape, `output tensor "${printable(tensor.name)}"`)
     parts.push(...infoBytes(tensor, end))
-    placed.push({ name: tensor.name, dtype: 'U8', shape: [bytes], bytes, offset: end })
+    offsets.push(end)
     end = add(end, padded(bytes, alignment, file), file)
   }
-  const header = concatenate(parts, tensors.length > 0 ? alignment : 1, file)
-  const moved = placed.map(tensor => ({ ...tensor, offset: add(tensor.offset, header.length, file) }))
-  return { file, header, tensors: moved, bytes: add(header.length, end, file) }
+  const infos = concatenate(parts, all.length > 0 ? alignment : 1, file)
+  const data = constants.map(constant => concatenate([constant.data], alignment, file))
+  const header = concatenate([infos, ...data], 1, file)
+  const placed = tensors.map(({ name, called = name, type, shape, rows }, i): HeaderTensor => {
+    const bytes = ggmlBytes(type, shape, name)
+    return { name: called, dtype: type, shape, bytes, offset: offsets[constants.length + i], ...(rows ? { rows } : {}) }
+  })
+  const moved = placed.map(tensor => ({ ...tensor, offset: add(tensor.offset, infos.length, file) }))
+  return { file, header, tensors: moved, bytes: add(infos.length, end, file) }
 }
 
 /**
@@ -110,11 +129,12 @@ export const planGgufFiles = (
   metadata: GgufMetadata,
   tensors: readonly GgufTensorPlan[],
   fileBytes: number,
+  constants: readonly GgufConstant[] = [],
 ): ShardPlan[] => {
-  checkTensors(tensors)
+  checkTensors([...constants, ...tensors])
   const sized = tensors.map(tensor => ({ ...tensor, bytes: ggmlBytes(tensor.type, tensor.shape, tensor.name) }))
   const parts = partition(sized, fileBytes)
-  if (parts.length === 1) return [planGguf(`${stem}.gguf`, metadata, tensors)]
+  if (parts.length === 1) return [planGguf(`${stem}.gguf`, metadata, tensors, constants)]
   if (parts.length > 65_535) refuse(printable(stem), `would be ${parts.length} files; GGUF counts to 65535`)
   const shared = [...metadata].filter(([key]) => key === 'general.alignment')
   return parts.map((part, index) => {
@@ -122,54 +142,8 @@ export const planGgufFiles = (
       ...(index === 0 ? metadata : shared),
       [splitKeys.no, single('u16', index)],
       [splitKeys.count, single('u16', parts.length)],
-      [splitKeys.tensors, single('i32', tensors.length)],
+      [splitKeys.tensors, single('i32', constants.length + tensors.length)],
     ])
-    return planGguf(splitName(stem, index, parts.length), keys, part)
+    return planGguf(splitName(stem, index, parts.length), keys, part, index === 0 ? constants : [])
   })
-}
-
-/**
- * Writes one planned file into a folder that exists, tensor after tensor.
- * @param dataOf the pieces of a tensor's data, in order; one tensor is asked for at a time
- * @throws QuantizeError exhausted when the disk is full, bad-input when the file exists; RangeError for data of another length than planned
- */
-export const writeGguf = (
-  folder: string,
-  plan: ShardPlan,
-  dataOf: (name: string) => Iterable<Uint8Array>,
-  files: Files,
-): void => {
-  const path = join(folder, plan.file)
-  const descriptor = files.open(path, 'create')
-  try {
-    try {
-      writeAll(descriptor, plan, dataOf, files)
-    } finally {
-      files.close(descriptor)
-    }
-  } catch (error) {
-    files.remove(path)
-    throw error
-  }
-  files.syncFolder(folder)
-}
-
-const writeAll = (
-  descriptor: number,
-  plan: ShardPlan,
-  dataOf: (name: string) => Iterable<Uint8Array>,
-  files: Files,
-): void => {
-  files.writeAt(descriptor, plan.header, 0)
-  for (const { name, offset, bytes } of plan.tensors) {
-    let written = 0
-    for (const piece of dataOf(name)) {
-      if (written + piece.length > bytes) throw new RangeError(`more than the ${bytes} bytes of ${name} were given`)
-      files.writeAt(descriptor, piece, offset + written)
-      written += piece.length
-    }
-    if (written < bytes) throw new RangeError(`${written} of the ${bytes} bytes of ${name} were given`)
-  }
-  files.truncate(descriptor, plan.bytes) // zeros after the last tensor
-  files.sync(descriptor)
 }

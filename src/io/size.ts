@@ -1,4 +1,4 @@
-import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
+import { blockOf, type Dtype, dtypeBits } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 
 /**
@@ -42,14 +42,21 @@ export const multiply = (a: number, b: number, what: string): number => {
 export const product = (shape: readonly number[], what: string): number =>
   shape.reduce((total, size) => multiply(total, size, what), 1)
 
-/** Bytes of a dense tensor; its bits must fill whole bytes. */
+/** Bytes of a dense tensor; its bits must fill whole bytes, its rows whole blocks. */
 export const tensorBytes = (shape: readonly number[], dtype: Dtype, what: string): number => {
   const elements = product(shape, what)
   const bits = dtypeBits[dtype]
+  const block = blockOf(dtype)
+  if (block > 1) return multiply(wholeBlocks(shape.at(-1) ?? 1, elements, block, dtype, what), (bits * block) / 8, what)
   if (bits % 8 === 0) return multiply(elements, bits / 8, what)
   const total = multiply(elements, bits, what)
   return total % 8 === 0 ? total / 8 : refuse(what, `${elements} elements of ${bits} bits do not fill whole bytes`)
 }
+
+const wholeBlocks = (row: number, elements: number, block: number, dtype: Dtype, what: string): number =>
+  row % block === 0
+    ? elements / block
+    : refuse(what, `rows of ${row} weights are no whole blocks of ${block}, as ${dtype} has`)
 
 /** A size that indexes something of `length` items: in [0, length). */
 export const toIndex = (value: number | bigint, length: number, what: string): number => {

@@ -19,6 +19,7 @@ export const gridPresets: Readonly<Record<GridName, GridPreset>> = {
   'bnb-fp4': { bits: 4, group: 64, format: 'bnb', summary: "bitsandbytes' FP4" },
   nvfp4: { bits: 4, group: 16, format: 'compressed-tensors', summary: 'E2M1 under E4M3 scales and one scale a tensor' },
   mxfp4: { bits: 4, group: 32, format: 'compressed-tensors', summary: 'E2M1 under powers of two (OCP MX)' },
+  iq4: { bits: 4, group: 32, format: 'codebook', summary: "ggml's table of IQ4_NL" },
   mxfp8: { bits: 8, group: 32, format: 'compressed-tensors', summary: 'E4M3 under powers of two (OCP MX)' },
 }
 

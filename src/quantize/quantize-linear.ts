@@ -38,6 +38,8 @@ export interface LinearJob extends Matrix {
   readonly shared?: number
   /** [in], natural order: what a squared error of each column counts in the clip's search, up to a factor; without it all count alike. */
   readonly weighting?: Float32Array
+  /** Scales and offsets that are known: only codes are chosen. A scale may be negative, or 0 (all its codes are 0 then). */
+  readonly given?: Pick<CodedLinear, 'scales' | 'zeros' | 'biases'>
 }
 
 export interface RoundedLinear {
@@ -68,7 +70,7 @@ const prepare = (job: LinearJob): Prepared => {
   const order = (rounding.name === 'gptq' && rounding.order) || naturalOrder(inputs)
   const rule = { grid, clip: clips[job.clip], storage }
   checkSettled(group, rule)
-  const settled = isSettled(group, rule)
+  const settled = job.given !== undefined || isSettled(group, rule)
   const actOrder = rounding.name === 'gptq' && !settled ? rounding.actOrder : 'static'
   if (rounding.name === 'gptq' && rounding.actOrder === 'none' && !isNatural(order))
     throw new Error(`${job.name}: act-order none sweeps in natural order`)
@@ -236,6 +238,9 @@ const fittedScales = async (kernels: Kernels, prepared: Prepared): Promise<Float
   return scales
 }
 
+/** Stands for a scale of 0, by which nothing can be divided. */
+const nearZero = 1e-30
+
 type Given = GroupParameters & Pick<CodedLinear, 'globalScale' | 'nested'>
 
 /** Parameters that are known before the rounding pass; undefined where each group has its own. */
@@ -243,6 +248,13 @@ const givenParameters = async (kernels: Kernels, prepared: Prepared): Promise<Gi
   const { job, shape, rule, weighting, settled } = prepared
   const { grid, storage } = rule
   const count = job.out * shape.groups
+  if (job.given) {
+    const { scales, zeros, biases } = job.given
+    return {
+      scales,
+      offsets: storage.decode === 'biased' ? biases : storage.decode === 'affine' ? zeros : new Float32Array(count),
+    }
+  }
   if (settled) {
     const fitted = await fittedScales(kernels, prepared)
     const { scales, ...second } = settleScales(fitted, job.out, job.group, storage, reachOf(grid), job.shared)
@@ -275,6 +287,7 @@ export const quantizeLinear = async (kernels: Kernels, job: LinearJob): Promise<
   const codes = new Uint8Array(out * inputs)
   const scales = given?.scales ?? new Float32Array(out * groups)
   const offsets = given?.offsets ?? new Float32Array(out * groups)
+  const sweepScales = job.given ? scales.map(scale => (scale === 0 ? nearZero : scale)) : scales
   const losses = new Float64Array(out)
   const tables = writeTables(kernels, prepared, gridRecord(rule, 1))
   const feedback = rounding.name === 'gptq'
@@ -291,7 +304,7 @@ export const quantizeLinear = async (kernels: Kernels, job: LinearJob): Promise<
     }),
     prepare(regions, chunk) {
       if (!given) return
-      spreadParameters(scales, regions.scales.f32(), groups, chunk)
+      spreadParameters(sweepScales, regions.scales.f32(), groups, chunk)
       spreadParameters(offsets, regions.offsets.f32(), groups, chunk)
     },
     calls: (regions, i) => callsFor(prepared, tables, regions, i, given !== undefined),

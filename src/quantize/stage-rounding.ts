@@ -1,18 +1,28 @@
 /** How the linears of one stage are rounded: all that they share is prepared once, from what their tap saw. */
-import type { ClipName, CodedLinear, LinearScheme, Statistics, Storage, TensorSource } from '../contracts.ts'
+import type {
+  BlockLinear,
+  ClipName,
+  CodedLinear,
+  LinearScheme,
+  Statistics,
+  Storage,
+  TensorSource,
+} from '../contracts.ts'
 import { packFactor } from '../engine/kernel/factor.ts'
 import { matrixOf } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
 import { deadChannels, factorize } from '../engine/ort/cholesky.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
+import { isRounded } from '../gguf/types.ts'
 import type { Recipe } from '../recipe.ts'
 import { actOrder } from './act-order.ts'
 import { gridNamed } from './grid/index.ts'
+import { quantizeBlocks } from './quantize-blocks.ts'
 import { type LinearRounding, quantizeLinear } from './quantize-linear.ts'
 
 export interface Rounded {
-  readonly quantized: CodedLinear
+  readonly quantized: CodedLinear | BlockLinear
   /** `repack`: the codes are those of the source. */
   readonly method: 'rtn' | 'gptq' | 'repack'
   /** Why the method asked for was not used; null: it was. */
@@ -44,17 +54,21 @@ const roundWith = async (
   storage: Storage,
   shared: number | undefined,
 ): Promise<Rounded> => {
-  const { name, out, in: inputs, grid, bits, symmetric, group } = scheme
-  const { quantized, loss } = await quantizeLinear(kernels, {
-    ...matrixOf(source, out, inputs),
-    grid: gridNamed(grid, bits, symmetric),
-    shared,
-    clip,
-    group,
-    storage,
-    rounding,
-    weighting,
-  })
+  const { name, out, in: inputs, type, grid, bits, symmetric, group } = scheme
+  const matrix = matrixOf(source, out, inputs)
+  const { quantized, loss } =
+    type && isRounded(type)
+      ? await quantizeBlocks(kernels, { ...matrix, type, rounding, importances: weighting })
+      : await quantizeLinear(kernels, {
+          ...matrix,
+          grid: gridNamed(grid, bits, symmetric),
+          shared,
+          clip,
+          group,
+          storage,
+          rounding,
+          weighting,
+        })
   if (loss === undefined || Number.isFinite(loss))
     return { quantized, method: rounding.name === 'gptq' ? 'gptq' : 'rtn', fallback }
   const diverged: Choice = { rounding: nearest, weighting, fallback: `${name}: the sweep diverged` }

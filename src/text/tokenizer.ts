@@ -1,7 +1,7 @@
 import { join } from 'node:path'
+import { type ModelFiles, modelText } from '../checkpoint/beside.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
-import { checkedMember } from '../io/member.ts'
 import { parseJsonObject } from '../io/parse-json.ts'
 import { printable } from '../io/printable.ts'
 import { type Confined, confine, ExcessError } from './confined.ts'
@@ -47,17 +47,17 @@ const maxJsonBytes = 2 ** 26
 export const workerScript = new URL('./tokenizer-worker.js', import.meta.url)
 
 /**
- * The token ids of each document, by the tokenizer.json of a model's folder.
+ * The token ids of each document, by the model's tokenizer.json.
  * @param vocabulary of the model: ids lie below it
  * @throws QuantizeError as loadTokenizer and encode; bad-input for an id that the model does not have
  */
 export async function encodeDocuments(
-  folder: string,
+  model: ModelFiles,
   documents: readonly string[],
   vocabulary: number,
   files: Files,
 ): Promise<Int32Array[]> {
-  const tokenizer = await loadTokenizer(folder, files)
+  const tokenizer = await loadTokenizer(model, files)
   try {
     const encoded: Int32Array[] = []
     for (const document of documents) {
@@ -66,7 +66,7 @@ export async function encodeDocuments(
       if (outside !== undefined)
         throw new QuantizeError(
           'bad-input',
-          `${printable(join(folder, tokenizerName))} gives token ${outside}, but the model has ${vocabulary} tokens; does it belong to this model?`,
+          `${printable(join(model.folder, tokenizerName))} gives token ${outside}, but the model has ${vocabulary} tokens; does it belong to this model?`,
         )
       encoded.push(ids)
     }
@@ -77,34 +77,31 @@ export async function encodeDocuments(
 }
 
 /**
- * Reads tokenizer.json (and tokenizer_config.json where there is one) of a model's folder, into a worker thread; the caller closes it.
+ * Reads tokenizer.json (and tokenizer_config.json where there is one) of a model, into a worker thread; the caller closes it.
  * @param open starts the worker
  * @throws QuantizeError bad-input when there is no tokenizer.json, or it cannot be used
  */
 export async function loadTokenizer(
-  folder: string,
+  model: ModelFiles,
   files: Files,
   limits = tokenizerLimits,
   open = () => confine(workerScript, limits.heapBytes),
 ): Promise<Tokenizer> {
-  const path = join(folder, tokenizerName)
-  if (!files.stat(path)) {
+  const path = join(model.folder, tokenizerName)
+  const json = modelText(model, tokenizerName, maxJsonBytes, files)
+  if (json === undefined)
     throw new QuantizeError(
       'bad-input',
-      `${printable(folder)} has no tokenizer.json beside the weights; methods that need no data: rtn`,
+      `${printable(model.folder)} has no tokenizer.json beside the weights; methods that need no data: rtn`,
     )
-  }
-  const json = files.readText(checkedMember(files, folder, tokenizerName), maxJsonBytes)
   const cutting = cuttingOf(parseJsonObject(json, path))
-  const config = readConfig(folder, files)
+  const config = readConfig(model, files)
   return openTokenizer(open(), path, json, config, cutting, limits)
 }
 
-function readConfig(folder: string, files: Files): string | undefined {
-  const path = join(folder, configName)
-  if (!files.stat(path)) return undefined
-  const text = files.readText(checkedMember(files, folder, configName), maxJsonBytes)
-  parseJsonObject(text, path)
+function readConfig(model: ModelFiles, files: Files): string | undefined {
+  const text = modelText(model, configName, maxJsonBytes, files)
+  if (text !== undefined) parseJsonObject(text, join(model.folder, configName))
   return text
 }
 

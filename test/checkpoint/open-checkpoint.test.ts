@@ -202,7 +202,6 @@ describe('refused', () => {
   })
 
   it.each([
-    ['model.gguf', /GGUF/],
     ['pytorch_model.bin', /pickle.*safetensors/],
     ['model.PT', /pickle/],
   ])('%s, named or found in the folder', (name, says) => {

@@ -27,7 +27,7 @@ describe.each(commandNames)('help of %s', name => {
   })
   it('has no flag with two meanings', () => expect(new Set(flagsOf(name)).size).toBe(flagsOf(name).length))
   it('shows each default once, as text', () => {
-    const text = helpText(name, 500)
+    const text = helpText(name, 1000)
     for (const key of commandTable[name].options) {
       const { flag, shownDefault } = optionSpec(key)
       const line = text.split('\n').find(candidate => candidate.includes(`--${flag} `) && /^ {2}-/.test(candidate))

@@ -12,6 +12,7 @@ import type {
   TensorSource,
 } from '../../src/contracts.ts'
 import { fromFloat32, toFloat32 } from '../../src/dtype/convert.ts'
+import { decodedBlocks } from '../../src/gguf/coded.ts'
 
 export interface LinearSpec {
   readonly out: number
@@ -107,7 +108,7 @@ export const schemeFor = (name: string, { out, in: inputs, bits, scales }: Coded
 /** A linear that is stored as codes. */
 export const codedOf = (linear: QuantizedLinear): CodedLinear => {
   if (linear.decode === 'dense') throw new Error('a dense linear')
-  return linear
+  return linear.decode === 'blocks' ? decodedBlocks(linear) : linear
 }
 
 export const sourceOf = (tensor: StoredTensor): TensorSource => ({

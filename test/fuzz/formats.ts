@@ -1,8 +1,8 @@
 /** Small checkpoints of every format, whose header and configs are changed together. */
 
 import { safetensors } from '../../fixtures/hostile/bytes.ts'
+import { modelConfigs } from '../../src/checkpoint/beside.ts'
 import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
-import { readConfigs } from '../../src/checkpoint/read-json.ts'
 import { planFile } from '../../src/checkpoint/shard-plan.ts'
 import type { AssembleFacts, Format, GridName, LinearScheme } from '../../src/contracts.ts'
 import { dequantize } from '../../src/dequantize.ts'
@@ -62,7 +62,7 @@ const sample = (format: Format, grid: GridName) => {
 }
 
 const samples = Object.values(formats)
-  .filter(({ facts }) => !facts.dense && facts.container !== 'onnx')
+  .filter(({ facts }) => !facts.dense && (facts.container ?? 'safetensors') === 'safetensors')
   .flatMap(format => format.facts.grids.flatMap(grid => sample(format, grid) ?? []))
 const dataOf = new Map(samples.map(({ document, data }) => [document.format, data]))
 
@@ -107,7 +107,7 @@ export const formatsParser: Parser = {
   parse(bytes) {
     const { files, largestRead } = memoryFiles(contentsOf(bytes))
     const checkpoint = openCheckpoint('m', files)
-    const configs = readConfigs('m', configFiles, files)
+    const configs = modelConfigs({ folder: 'm' }, configFiles, files)
     const detected = detectFormat(checkpoint.tensors, configs, 'm')
     if (!detected) throw new QuantizeError('bad-input', 'no format')
     for (const name of detected.linears.keys())

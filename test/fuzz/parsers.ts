@@ -284,7 +284,7 @@ const tokenizerParser: Parser = {
   file: jsonNear([tokenizer, ...families.map(shortened)], tokenizerWords),
   async parse(bytes) {
     const { files, largestRead } = memoryFiles({ 'm/tokenizer.json': bytes })
-    const loaded = await loadTokenizer('m', files, fuzzLimits, shared.open)
+    const loaded = await loadTokenizer({ folder: 'm' }, files, fuzzLimits, shared.open)
     const ids = await loaded.encodeLong(sample)
     expectThat(
       ids.every(id => id >= 0 && id < loaded.vocabularySize),

@@ -2,8 +2,8 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createKernels, type Kernels } from '../../src/engine/kernel/pool.ts'
-import { type RoundedType, roundBlocks, roundedTypes } from '../../src/engine/kernel/round-blocks.ts'
-import { ggmlTypes } from '../../src/gguf/types.ts'
+import { roundBlocks } from '../../src/engine/kernel/round-blocks.ts'
+import { ggmlTypes, type RoundedType, roundedTypes } from '../../src/gguf/types.ts'
 
 let kernels: Kernels
 beforeAll(async () => {

@@ -3,9 +3,9 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createKernels, type Kernels } from '../../src/engine/kernel/pool.ts'
-import { roundBlocks, roundedTypes } from '../../src/engine/kernel/round-blocks.ts'
+import { roundBlocks } from '../../src/engine/kernel/round-blocks.ts'
 import { packBlocks, unpackBlocks } from '../../src/gguf/blocks.ts'
-import { ggmlTypes } from '../../src/gguf/types.ts'
+import { ggmlTypes, roundedTypes } from '../../src/gguf/types.ts'
 
 interface Recorded {
   readonly rows: number

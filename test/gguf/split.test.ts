@@ -3,12 +3,13 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { openGguf } from '../../src/gguf/open-gguf.ts'
 import { single } from '../../src/gguf/values.ts'
-import { planGgufFiles, writeGguf } from '../../src/gguf/write-gguf.ts'
+import { planGgufFiles } from '../../src/gguf/write-gguf.ts'
 import { nodeFiles } from '../../src/io/files.ts'
 import { refusal } from '../checkpoint/support.ts'
 import { memoryFiles } from '../fuzz/memory-files.ts'
 import { temporaryFolder } from '../helpers/temporary-folder.ts'
 import { ggufFile, info, type Parts, pair, text, u32 } from './raw.ts'
+import { writeAll } from './write-all.ts'
 
 const u16 = (value: number): Buffer => u32(value).subarray(0, 2)
 
@@ -90,7 +91,7 @@ describe('planGgufFiles', () => {
     const folder = temporaryFolder()
     const plans = planGgufFiles('m', keys, tensors, 80)
     expect(plans.map(({ file }) => file)).toEqual(['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf'])
-    for (const plan of plans) writeGguf(folder, plan, name => [Buffer.alloc(40, name)], nodeFiles)
+    for (const plan of plans) writeAll(folder, plan, name => Buffer.alloc(40, name))
     const { tensors: found, metadata, close } = openGguf(join(folder, plans[0].file), nodeFiles)
     expect([...found.values()].map(({ name, read }) => [name, Buffer.from(read()).toString()])).toEqual(
       tensors.map(({ name }) => [name, name.repeat(40)]),

@@ -48,7 +48,7 @@ describe.each(families)('%s', family => {
     const folder = temporaryFolder()
     writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(back.tokenizer))
     writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify(back.config))
-    const tokenizer = await loadTokenizer(folder, nodeFiles)
+    const tokenizer = await loadTokenizer({ folder }, nodeFiles)
     try {
       for (const [i, text] of golden.texts.entries())
         expect([...(await tokenizer.encode(text))], JSON.stringify(text)).toEqual(byLlamaCpp[family].ids[i])

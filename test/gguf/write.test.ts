@@ -2,16 +2,18 @@ import fs from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { createShardWriter } from '../../src/checkpoint/write-safetensors.ts'
 import { readGgufHeader } from '../../src/gguf/header.ts'
 import { openGguf } from '../../src/gguf/open-gguf.ts'
 import { type GgmlTypeName, ggmlTypes } from '../../src/gguf/types.ts'
 import { arrayOf, type GgufScalar, type GgufScalarType, type GgufValue, single } from '../../src/gguf/values.ts'
-import { planGguf, writeGguf } from '../../src/gguf/write-gguf.ts'
+import { planGguf } from '../../src/gguf/write-gguf.ts'
 import { nodeFiles } from '../../src/io/files.ts'
 import { refusal } from '../checkpoint/support.ts'
 import { memoryFiles } from '../fuzz/memory-files.ts'
 import { temporaryFolder } from '../helpers/temporary-folder.ts'
 import '../seed.ts'
+import { writeAll } from './write-all.ts'
 
 const folder = temporaryFolder()
 const fixtures = new URL('../../fixtures/gguf/', import.meta.url).pathname
@@ -20,7 +22,7 @@ describe.each(['values', 'padded'])('%s.gguf of gguf-py', name => {
   it('is written again to the byte', () => {
     const { metadata, tensors } = openGguf(join(fixtures, `${name}.gguf`), nodeFiles)
     const plan = planGguf(`${name}.gguf`, metadata, [...tensors.values()])
-    writeGguf(folder, plan, tensor => [tensors.get(tensor)!.read()], nodeFiles)
+    writeAll(folder, plan, tensor => tensors.get(tensor)!.read())
     const written = fs.readFileSync(join(folder, plan.file))
     expect(written.equals(fs.readFileSync(join(fixtures, plan.file)))).toBe(true)
     expect(written.length).toBe(plan.bytes)
@@ -116,36 +118,42 @@ describe('planGguf', () => {
   })
 })
 
-describe('writeGguf', () => {
-  const plan = planGguf('pieces.gguf', new Map(), [
-    { name: 'a', type: 'F32', shape: [3] },
-    { name: 'b', type: 'Q8_0', shape: [32] },
-  ])
+describe('the writer of planned files', () => {
+  const at = (rows: readonly number[]) => Int32Array.from(rows)
+  const plan = planGguf(
+    'pieces.gguf',
+    new Map(),
+    [
+      { name: 'a', called: 'x', type: 'F32', shape: [3] },
+      { name: 'b', type: 'Q8_0', shape: [3, 32], rows: at([2, 0, 1]) },
+    ],
+    [{ name: 'known', type: 'F32', shape: [1], data: Buffer.from('kkkk') }],
+  )
+  const row = (letter: string): string => letter.repeat(34)
 
-  it('takes pieces, and pads with zeros', () => {
-    const data: Record<string, Uint8Array[]> = {
-      a: [Buffer.from('01234'), Buffer.from('5678901')],
-      b: [Buffer.alloc(34, 7)],
-    }
-    writeGguf(folder, plan, name => data[name], nodeFiles)
-    const written = fs.readFileSync(join(folder, plan.file)).subarray(plan.header.length)
-    expect(written.toString('latin1')).toBe(`012345678901${'\0'.repeat(20)}${'\x07'.repeat(34)}${'\0'.repeat(30)}`)
-  })
-
-  it.each([
-    ['less', 11],
-    ['more', 13],
-  ])('refuses %s data than planned', (name, length) => {
-    const other = { ...plan, file: `${name}.gguf` }
-    expect(() => writeGguf(folder, other, () => [Buffer.alloc(length)], nodeFiles)).toThrow(
-      /of the 12 bytes of a|the 12 bytes of a/,
-    )
-  })
-
-  it('does not replace a file', () => {
-    fs.writeFileSync(join(folder, 'there.gguf'), 'x')
-    expect(refusal(() => writeGguf(folder, { ...plan, file: 'there.gguf' }, () => [], nodeFiles))).toMatch(
-      /exists already/,
-    )
+  it('puts constants first, rows in their places, and zeros between', () => {
+    const writer = createShardWriter(folder, [plan], nodeFiles)
+    writer.write('x', Buffer.from('01234'))
+    writer.write('x', Buffer.from('5678901'), 5)
+    writer.write('b', Buffer.from(row('p') + row('q').slice(5)))
+    writer.write('b', Buffer.from(row('q').slice(29) + row('r')), 63)
+    expect(Buffer.from(writer.read('b').read()).toString()).toBe(row('p') + row('q') + row('r'))
+    expect(Buffer.from(writer.read('b').read(30, 70)).toString()).toBe('pppp' + row('q') + 'rr')
+    writer.finish()
+    writer.close()
+    const written = fs.readFileSync(join(folder, plan.file))
+    const pad = (bytes: number): string => '\0'.repeat(bytes)
+    const expected = `kkkk${pad(28)}012345678901${pad(20)}${row('q')}${row('r')}${row('p')}${pad(26)}`
+    expect(written.subarray(plan.tensors[0].offset - 32).toString('latin1')).toBe(expected)
+    const { tensors } = openGguf(join(folder, plan.file), nodeFiles)
+    expect([...tensors.keys()]).toEqual(['known', 'a', 'b'])
+    expect(
+      Buffer.from(
+        tensors
+          .get('b')!
+          .as('c', at([2, 0, 1]))
+          .read(34, 102),
+      ).toString(),
+    ).toBe(row('q') + row('r'))
   })
 })

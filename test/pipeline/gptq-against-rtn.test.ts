@@ -69,7 +69,7 @@ describe('gptq changes the outputs of every linear less than rtn', () => {
   ] as const)('of a trained llama: %i bits, symmetric %s, clip %s', async (bits, symmetric, clip) => {
     const recipe = resolveRecipe({ bits, symmetric, clip, group: 128, samples: 48, seqLen: 64 })
     const { folder } = llama.checkpoint
-    const { windows } = await sampleCalibration(folder, llama.model, recipe.calibration!, nodeFiles)
+    const { windows } = await sampleCalibration({ folder }, llama.model, recipe.calibration!, nodeFiles)
     expect(await compare(llama, windows, recipe)).toBe(28)
   })
 

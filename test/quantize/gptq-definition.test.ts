@@ -8,6 +8,7 @@ import type { Columns, Encoder } from '../../src/quantize/encoder.ts'
 import { gptq } from '../../src/quantize/rounding/gptq.ts'
 import { feedbackRounding } from '../../src/quantize/stage-rounding.ts'
 import { resolveRecipe } from '../../src/recipe.ts'
+import { codedOf } from '../format/linears.ts'
 import {
   f16Storage,
   factorOf,
@@ -50,7 +51,7 @@ const codesOf = async (
   const stage = await feedbackRounding(engine, kernels, statistics, recipe, 'tap')
   const { quantized } = await stage.round(tensorOf(W, out, n), scheme, f16Storage)
   stage.release()
-  return quantized.codes
+  return codedOf(quantized).codes
 }
 
 const asFloat16 = (x: number): number => toFloat32(fromFloat32(Float32Array.of(x), 'F16'), 'F16')[0]

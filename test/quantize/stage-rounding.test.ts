@@ -1,11 +1,12 @@
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
-import type { Group, LinearScheme, Storage } from '../../src/contracts.ts'
+import type { CodedLinear, Group, LinearScheme, Storage } from '../../src/contracts.ts'
 import { dequantize } from '../../src/dequantize.ts'
 import { createKernels } from '../../src/engine/kernel/pool.ts'
 import { createEngine } from '../../src/engine/ort/session.ts'
 import { actOrder as byActivity } from '../../src/quantize/act-order.ts'
 import { feedbackRounding, plainRounding, type Rounded, type StageRounding } from '../../src/quantize/stage-rounding.ts'
 import { type Recipe, type RecipeRequest, resolveRecipe } from '../../src/recipe.ts'
+import { codedOf } from '../format/linears.ts'
 import { f16Storage, permuted, randomGram, randomWeights, shuffled, tensorOf } from '../helpers/linears.ts'
 
 const engine = await createEngine(2)
@@ -50,9 +51,18 @@ const schemeOf = (out: number, inputs: number, recipe: Recipe): LinearScheme => 
 }
 
 /** Rounds W [rows, n] at a stage. */
-const roundAt = (stage: StageRounding, W: Float32Array, n: number, recipe: Recipe, storage = f16Storage) => {
+type RoundedCodes = Rounded & { readonly quantized: CodedLinear }
+
+const roundAt = async (
+  stage: StageRounding,
+  W: Float32Array,
+  n: number,
+  recipe: Recipe,
+  storage = f16Storage,
+): Promise<RoundedCodes> => {
   const rows = W.length / n
-  return stage.round(tensorOf(W, rows, n), schemeOf(rows, n, recipe), storage)
+  const rounded = await stage.round(tensorOf(W, rows, n), schemeOf(rows, n, recipe), storage)
+  return { ...rounded, quantized: codedOf(rounded.quantized) }
 }
 
 const recipeOf = ({ storage, tokens, ...request }: Case & { method: string }): Recipe =>
@@ -73,7 +83,7 @@ const fed = async (W: Float32Array, gram: ArrayLike<number>, request: Case = {})
 }
 
 /** Without data. */
-const plain = (W: Float32Array, n: number, request: Case = {}): Promise<Rounded> => {
+const plain = (W: Float32Array, n: number, request: Case = {}): Promise<RoundedCodes> => {
   const recipe = recipeOf({ method: 'rtn', ...request })
   return roundAt(plainRounding(kernels, recipe), W, n, recipe, request.storage)
 }

@@ -49,7 +49,7 @@ const same = (a: Int32Array, b: Int32Array) => Buffer.compare(Buffer.from(a.buff
 describe.each(families)('tokenizer %s', family => {
   let tokenizer: Tokenizer
   beforeAll(async () => {
-    tokenizer = await loadTokenizer(join(fixtures, family), nodeFiles)
+    tokenizer = await loadTokenizer({ folder: join(fixtures, family) }, nodeFiles)
   })
   afterAll(() => tokenizer.close())
 
@@ -130,7 +130,7 @@ const load = (text?: string, config?: string, limits?: TokenizerLimits): Promise
   const folder = mkdtempSync(join(scratch, 'folder'))
   if (text !== undefined) writeFileSync(join(folder, 'tokenizer.json'), text)
   if (config !== undefined) writeFileSync(join(folder, 'tokenizer_config.json'), config)
-  return loadTokenizer(folder, nodeFiles, limits)
+  return loadTokenizer({ folder }, nodeFiles, limits)
 }
 
 describe('a folder without a usable tokenizer', () => {

@@ -11,7 +11,7 @@ import type { Ui } from '../ui.ts'
 /** Text of eval is one stream: the documents of a .jsonl follow each other. */
 const tokensOf = async ({ checkpoint, model }: LoadedModel, text: string): Promise<Int32Array> => {
   const stream = readCorpus(text, nodeFiles).documents.join('\n\n')
-  const [ids] = await encodeDocuments(checkpoint.folder, [stream], model.vocabulary, nodeFiles)
+  const [ids] = await encodeDocuments(checkpoint, [stream], model.vocabulary, nodeFiles)
   return ids
 }
 

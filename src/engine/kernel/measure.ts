@@ -2,6 +2,7 @@
 import type { CodedLinear, DenseLinear, QuantizedLinear } from '../../contracts.ts'
 import { groupRuns } from '../../dequantize.ts'
 import { toFloat32 } from '../../dtype/convert.ts'
+import { decodedBlocks } from '../../gguf/coded.ts'
 import { forEachChunk } from './chunks.ts'
 import { allocateAll, freeAll, type Region } from './heap.ts'
 import { type DecodeRecord, decodeRecordBytes, writeDecodeRecord } from './layout.ts'
@@ -56,6 +57,7 @@ export const measureRows = async (
   visit?: VisitRows,
 ): Promise<RowSums> => {
   if (linear.decode === 'dense') return measureDense(kernels, matrix, linear, visit)
+  if (linear.decode === 'blocks') return measureRows(kernels, matrix, decodedBlocks(linear), visit)
   const { out, in: inputs } = matrix
   const runs = groupRuns(linear.groupOf)
   const record = decodeRecordOf(linear)

@@ -1,17 +1,9 @@
 /** ggml's reference rounding of a weight matrix, on all threads. */
 import { QuantizeError } from '../../errors.ts'
-import { type GgmlTypeName, ggmlTypes } from '../../gguf/types.ts'
+import { ggmlTypes, type RoundedType } from '../../gguf/types.ts'
 import { forEachChunk } from './chunks.ts'
 import { dtypeKinds, type Matrix, notFinite, readRows, storedBytes } from './panels.ts'
 import type { Kernels } from './pool.ts'
-
-/** Types whose blocks the kernel makes. */
-export const roundedTypes = [
-  ...(['Q4_0', 'Q4_1', 'Q5_0', 'Q5_1', 'Q8_0', 'Q2_K', 'Q3_K', 'Q4_K', 'Q5_K', 'Q6_K'] as const),
-  ...(['IQ4_NL', 'IQ4_XS', 'MXFP4'] as const),
-] satisfies readonly GgmlTypeName[]
-
-export type RoundedType = (typeof roundedTypes)[number]
 
 /** Of a call, beside a row: assembly/ggml/scratch.ts. */
 const scratchBytes = 4736

@@ -1,5 +1,6 @@
 /** Grids of small floating-point numbers, and NormalFloat. Values and codes: OCP FP8 and MX specifications; bitsandbytes/functional.py. */
 import { bnbFp4Levels, e2m1Values, e4m3Values, e5m2Values, nf4Levels } from '../../dtype/small-floats.ts'
+import { iq4Levels } from '../../gguf/coded.ts'
 import { levelGrid, type Tie } from './levels.ts'
 
 const even =
@@ -25,3 +26,5 @@ export const nvfp4 = levelGrid('nvfp4', e2m1, 6, even(e2m1))
 /** OCP MX: the scale is the power of two of the largest magnitude over that of the element's largest (4 of 6, 256 of 448); storage.ts rounds it. */
 export const mxfp4 = levelGrid('mxfp4', e2m1, 4, even(e2m1))
 export const mxfp8 = levelGrid('mxfp8', e4m3, 256, even(e4m3))
+/** ggml's table of IQ4_NL (ggml-common.h, kvalues_iq4nl), which reaches further below 0 than above. */
+export const iq4 = levelGrid('iq4', iq4Levels, 113, () => 'upper')

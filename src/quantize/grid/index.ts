@@ -1,6 +1,6 @@
 import type { Bits, Grid, GridName, LevelGrid, Storage } from '../../contracts.ts'
 import type { Coder } from './coder.ts'
-import { bnbFp4, fp4, fp8, fp8E5m2, mxfp4, mxfp8, nf4, nvfp4 } from './floats.ts'
+import { bnbFp4, fp4, fp8, fp8E5m2, iq4, mxfp4, mxfp8, nf4, nvfp4 } from './floats.ts'
 import { levelCoder } from './levels.ts'
 import { affineCoder, biasedCoder, uniformGrid } from './uniform.ts'
 
@@ -14,6 +14,7 @@ export const levelGrids: Readonly<Record<LevelGrid['name'], LevelGrid>> = {
   nvfp4,
   mxfp4,
   mxfp8,
+  iq4,
 }
 
 /** @param bits and @param symmetric of the integers; tables have their own */
