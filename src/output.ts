@@ -33,8 +33,8 @@ const layoutOf = (
   const { shardBytes } = recipe
   if (container === 'onnx') return { shards: planExternalData(outputs, shardBytes), notes: [] }
   if (container !== 'gguf') return { shards: planShards(outputs, shardBytes), notes: [] }
-  const stem = `${source.name}-${(format.name.split(':')[1] ?? 'q4_k_m').toUpperCase()}`
-  return planGgufOutput(outputs, checkpoint, source.config, fileType!, stem, shardBytes, files)
+  const named = { name: source.name, mix: format.name.split(':')[1] ?? 'q4_k_m' }
+  return planGgufOutput(outputs, checkpoint, source.config, fileType!, named, shardBytes, files)
 }
 
 /** Of the model that is read. */

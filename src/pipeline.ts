@@ -14,6 +14,7 @@ import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { createEngine } from './engine/ort/session.ts'
 import { createSpill } from './engine/ort/spill.ts'
 import { QuantizeError } from './errors.ts'
+import { type Weightings, weightingsOf } from './gguf/weightings.ts'
 import { filesIn, hashFile } from './io/whole-file.ts'
 import {
   earlierInputs,
@@ -53,6 +54,8 @@ interface Run {
   readonly meter: Meter
   /** Free, for a file that is of no use after the run. */
   readonly temporary: string
+  /** Of an importance matrix. */
+  readonly weightings: Weightings | undefined
   /** The output's JSON files, as its readers see them. */
   readonly outputConfigs: Configs
   /** Largest weights under common scales, by the names of their linears. */
@@ -132,6 +135,9 @@ const fillFolder = async (
   )
   let kernels: Kernels | undefined
   try {
+    const { imatrix } = plan.recipe
+    const schemes = plan.linears.map(({ scheme }) => scheme)
+    const weightings = imatrix === null ? undefined : weightingsOf(imatrix, schemes, files)
     kernels = await createKernels(threads)
     const run: Run = {
       plan,
@@ -141,6 +147,7 @@ const fillFolder = async (
       output,
       meter: createMeter(plan, sample, progress),
       temporary: journal.temporary,
+      weightings,
       outputConfigs: parseConfigs(configs),
       largest: new Map(),
       facts: new Map(),
@@ -164,11 +171,11 @@ const fillFolder = async (
 
 /** All linears that need no calibration or lie outside the blocks. */
 const quantizeDataFree = async (run: Run): Promise<void> => {
-  const { kernels, plan, checkpoint } = run
+  const { kernels, plan, checkpoint, weightings } = run
   const rounding =
     plan.recipe.method === 'convert'
       ? convertRounding(kernels, plan, checkpoint as DecodedCheckpoint)
-      : plainRounding(kernels, plan.recipe)
+      : plainRounding(kernels, plan.recipe, weightings?.of)
   for (const linear of run.plan.linears)
     if (!run.facts.has(linear.name) && !takeFinished(run, linear)) await quantizeLinear(run, linear, rounding)
 }
@@ -337,7 +344,7 @@ const assembleFacts = ({ recipe, linears, kept, passed, model, untied }: Plan): 
 })
 
 const reportOf = (
-  { plan, checkpoint, context, output, facts }: Run,
+  { plan, checkpoint, context, output, weightings, facts }: Run,
   inputs: Inputs,
   sample: CalibrationSample | undefined,
   seconds: number,
@@ -367,6 +374,7 @@ const reportOf = (
     warnings: [
       ...plan.warnings,
       ...output.notes,
+      ...(weightings?.notes ?? []),
       ...(left.length > 0 ? [`not copied into the output: ${left.join(', ')}`] : []),
     ],
     run: { weights, bytesBefore, bytesAfter, seconds, peakMemoryBytes: clock.peakMemoryBytes() },

@@ -118,7 +118,7 @@ export const decodedBeside = ({ role }: Candidate, { method }: Recipe, { name, f
 export const typesFor = (
   candidates: readonly Candidate[],
   model: Model | undefined,
-  { overrides, headBits, embedBits, calibration }: Recipe,
+  { overrides, headBits, embedBits, calibration, imatrix }: Recipe,
   format: Format,
 ): ReadonlyMap<string, TypedScheme> | undefined => {
   const typeOf = (bits: Bits | null, flag: string, inputs: number): GgmlTypeName | undefined => {
@@ -143,7 +143,7 @@ export const typesFor = (
       return { name, role, out, in: inputs, asked: over?.type ?? beside }
     }),
     model,
-    calibration !== undefined,
+    calibration !== undefined || imatrix !== null,
   )
 }
 
@@ -206,9 +206,10 @@ const typedScheme = (scheme: LinearScheme, { type, grid, bits, symmetric, group 
 })
 
 /** The scheme that a linear of a quantized source keeps: groups are cut where the format wants smaller ones. */
-const keptScheme = (scheme: LinearScheme, format: Format, from: Format): LinearScheme => {
+const keptScheme = (stored: LinearScheme, format: Format, from: Format): LinearScheme => {
+  const { type: _, ...scheme } = stored // of another format
   const { in: inputs, bits, grid } = scheme
-  const biased = format.facts.anyStorage && from.storage(scheme).decode === 'biased'
+  const biased = format.facts.anyStorage && from.storage(stored).decode === 'biased'
   const implied = format.facts.impliedGroup?.(inputs, bits, grid)
   const activations = format.facts.activations ? scheme.activations : undefined
   const withGroup = (group: Group): LinearScheme => ({

@@ -46,6 +46,8 @@ export interface Recipe {
   readonly lossy: boolean
   /** A weight or activation that is NaN or infinite: stop, or take 0. */
   readonly nonfinite: 'error' | 'zero'
+  /** Path of an importance matrix, by which errors are weighed; null: none. */
+  readonly imatrix: string | null
   /** undefined for a method that needs no data. */
   readonly calibration?: CalibrationRecipe
   readonly shardBytes: number
@@ -92,6 +94,7 @@ export interface RecipeRequest {
   readonly format?: string
   readonly unfit?: 'error' | 'keep'
   readonly nonfinite?: 'error' | 'zero'
+  readonly imatrix?: string
   readonly calib?: string
   readonly samples?: number
   readonly seqLen?: number
@@ -150,7 +153,7 @@ const settledByTypes = {
 const checkTypes = (request: RecipeRequest, { name, choose }: Format): void => {
   const settled = Object.entries(settledByTypes).find(([key]) => {
     const value = request[key as keyof RecipeRequest]
-    return value !== undefined && value !== false
+    return key === 'groupFallback' ? value === true : value !== undefined
   })
   const instead = "choose another mix (quantize formats lists them), or --override '<glob>=q6_k'"
   if (choose && settled) refuse(`${settled[1]}: format ${name} has types that settle it; leave it out: ${instead}`)
@@ -179,6 +182,10 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const chosen = formatNamed(format)
   const { facts } = chosen
   checkTypes(request, chosen)
+  if (request.imatrix !== undefined && !chosen.choose)
+    refuse(`--imatrix: only GGUF's types weigh by one, not format ${format}`)
+  if (request.imatrix !== undefined && method.needs.length > 0)
+    refuse(`--imatrix has no effect with --method ${method.name}, which measures its own importances; leave it out`)
   const bits = bitsOf(grid, request.bits, facts.defaults?.bits ?? method.bits)
   const group = request.group ?? (facts.impliedGroup ? 'implied' : usualGroup(request, grid, facts, method))
   const actOrder = request.actOrder ?? method.actOrder
@@ -208,6 +215,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     unfit: request.unfit ?? defaults.unfit,
     lossy: false,
     nonfinite: request.nonfinite ?? defaults.nonfinite,
+    imatrix: request.imatrix ?? null,
     calibration: needsData
       ? {
           text: request.calib ?? defaults.calib,
@@ -249,6 +257,13 @@ export const conversionRecipe = (request: ConversionRequest, typical: LinearSche
     method: 'convert',
     ...{ grid, bits, symmetric, group, actOrder, format, lossy, restDtype, unfit, shardBytes },
     ...{ headBits: null, embedBits: null, include: [], exclude: [], overrides: [], activations: null },
-    ...{ groupFallback: false, clip: 'minmax', damp: 0, nonfinite: defaults.nonfinite, calibration: undefined },
+    ...{
+      groupFallback: false,
+      clip: 'minmax',
+      damp: 0,
+      nonfinite: defaults.nonfinite,
+      imatrix: null,
+      calibration: undefined,
+    },
   }
 }

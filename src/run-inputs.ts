@@ -21,6 +21,8 @@ export const inputsSchema = z.strictObject({
   recipe: z.record(z.string(), z.json()),
   /** SHA-256 of the calibration text. */
   text: sha256.nullable(),
+  /** Of the importance matrix. */
+  imatrix: sha256.nullable(),
   /** Weights, config.json and, with calibration, tokenizer.json, by base name. */
   model: z.record(z.string(), fileSchema),
 })
@@ -55,9 +57,14 @@ export const inputsOf = (
     device: sample ? processorName() : null,
     // a text is known by its content: where it lies does not matter
     recipe: JSON.parse(
-      JSON.stringify({ ...recipe, calibration: recipe.calibration && { ...recipe.calibration, text: undefined } }),
+      JSON.stringify({
+        ...recipe,
+        imatrix: recipe.imatrix && 'given',
+        calibration: recipe.calibration && { ...recipe.calibration, text: undefined },
+      }),
     ),
     text: sample?.report.sha256 ?? null,
+    imatrix: recipe.imatrix === null ? null : hashFile(recipe.imatrix, files).sha256,
     model: Object.fromEntries(
       model.map(name => [name, inputFile(join(folder, name), known && own(known.model, name), files)]),
     ),
@@ -96,6 +103,7 @@ export const whatChanged = (before: Inputs, after: Inputs): readonly string[] =>
     ...changedKeys('', plain(before), plain(after)),
     ...changedKeys('recipe.', before.recipe, after.recipe),
     ...(before.text === after.text ? [] : ['the calibration text']),
+    ...(before.imatrix === after.imatrix ? [] : ['the importance matrix']),
     ...[...files]
       .filter(name => own(before.model, name)?.sha256 !== own(after.model, name)?.sha256)
       .map(name => `the content of ${printable(name)}`),

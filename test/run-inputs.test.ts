@@ -7,6 +7,7 @@ const inputs: Inputs = {
   device: 'Some CPU',
   recipe: { method: 'gptq', bits: 4, calibration: { samples: 128 } },
   text: sha256('a'),
+  imatrix: null,
   model: { 'model.safetensors': { bytes: 9, sha256: sha256('b'), stamp: '1' } },
 }
 
@@ -19,6 +20,7 @@ describe('whatChanged', () => {
   it.each<[string, Partial<Inputs>, string]>([
     ['version', { version: '1.0.1' }, 'version: "1.0.0", now "1.0.1"'],
     ['device', { device: null }, 'device: "Some CPU", now null'],
+    ['an importance matrix', { imatrix: sha256('c') }, 'the importance matrix'],
     ['an option', { recipe: { ...inputs.recipe, bits: 3 } }, 'recipe.bits: 4, now 3'],
     ['an option more', { recipe: { ...inputs.recipe, damp: 1 } }, 'recipe.damp: absent, now 1'],
     [

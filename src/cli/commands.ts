@@ -1,4 +1,5 @@
 import type {
+  CalibrateOptions,
   CompareOptions,
   ConvertOptions,
   EvalOptions,
@@ -16,6 +17,7 @@ import type { Ui } from './ui.ts'
 export interface Commands {
   quantize(options: QuantizeOptions, ui: Ui): Promise<void>
   convert(options: ConvertOptions, ui: Ui): Promise<void>
+  calibrate(options: CalibrateOptions, ui: Ui): Promise<void>
   inspect(options: InspectOptions, ui: Ui): Promise<void>
   eval(options: EvalOptions, ui: Ui): Promise<void>
   verify(options: VerifyOptions, ui: Ui): Promise<void>

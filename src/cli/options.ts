@@ -226,6 +226,16 @@ export const optionTable = {
     flag: 'nonfinite',
     help: 'a weight or activation that is NaN or infinite: stop, or take 0 and count it in the report',
   }),
+  imatrix: optional(path('<file>'), 'none', {
+    flag: 'imatrix',
+    aliases: ['importance-matrix'],
+    help: "an importance matrix of llama.cpp, by which GGUF's types weigh their errors; calibrate makes one",
+  }),
+  imatrixOutput: required(path('<file>'), {
+    flag: 'output',
+    short: 'o',
+    help: 'the file to write: .gguf, or .dat for old versions of llama.cpp',
+  }),
   calib: withDefault(calibrationText, defaults.calib, {
     flag: 'calib',
     aliases: ['calibration-file'],
@@ -317,6 +327,7 @@ export const commandTable = {
         'groupFallback',
         'unfit',
         'nonfinite',
+        'imatrix',
         'calib',
         'samples',
         'seqLen',
@@ -337,6 +348,24 @@ export const commandTable = {
     options: [
       ...(['output', 'format', 'lossy', 'restDtype', 'unfit', 'shardBytes', 'threads', 'maxMemory', 'report'] as const),
       ...(['dryRun', 'overwrite', 'resume', 'json', 'quiet', 'verbose'] as const),
+    ],
+  },
+  calibrate: {
+    usage: 'calibrate <model> -o <file> [options]',
+    operands: ['model'],
+    summary: 'write an importance matrix for llama.cpp: how strongly the model uses the inputs of each linear',
+    argument: 'a folder or a .gguf file, quantized or not',
+    options: [
+      'imatrixOutput',
+      'calib',
+      'samples',
+      'seqLen',
+      'seed',
+      'threads',
+      'overwrite',
+      'json',
+      'quiet',
+      'verbose',
     ],
   },
   inspect: {

@@ -26,6 +26,7 @@ type Given<C extends CommandName> = Asked & OperandsOf<C> & OptionsOf<C>
 
 export type QuantizeOptions = Given<'quantize'>
 export type ConvertOptions = Given<'convert'>
+export type CalibrateOptions = Given<'calibrate'>
 export type InspectOptions = Given<'inspect'>
 export type EvalOptions = Given<'eval'>
 export type VerifyOptions = Given<'verify'>
@@ -36,6 +37,7 @@ export type FormatsOptions = Given<'formats'>
 export type Job =
   | { readonly command: 'quantize'; readonly options: QuantizeOptions }
   | { readonly command: 'convert'; readonly options: ConvertOptions }
+  | { readonly command: 'calibrate'; readonly options: CalibrateOptions }
   | { readonly command: 'inspect'; readonly options: InspectOptions }
   | { readonly command: 'eval'; readonly options: EvalOptions }
   | { readonly command: 'verify'; readonly options: VerifyOptions }

@@ -100,7 +100,7 @@ const tensorPlan = ({ name, dtype, shape }: TensorInfo, heads: Heads): GgufTenso
  * @param outputs under transformers' names; each dtype is a type of ggml
  * @param config config.json of a model that is no GGUF
  * @param fileType general.file_type, for people: loaders go by the tensors
- * @param stem of the file name
+ * @param named the model, and the mix: together the file's name
  * @throws QuantizeError unsupported or bad-input: a model or a tokenizer that llama.cpp does not have
  */
 export const planGgufOutput = (
@@ -108,12 +108,12 @@ export const planGgufOutput = (
   checkpoint: Checkpoint,
   config: Readonly<Record<string, unknown>> | undefined,
   fileType: number,
-  stem: string,
+  { name, mix }: { readonly name: string; readonly mix: string },
   shardBytes: number,
   files: Files,
 ): GgufOutput => {
   const { metadata, heads, ropeFactors, notes } =
-    headerOfGguf(checkpoint, fileType) ?? headerOf(checkpoint, config ?? {}, outputs, fileType, stem, files)
+    headerOfGguf(checkpoint, fileType) ?? headerOf(checkpoint, config ?? {}, outputs, fileType, name, files)
   const constants = ropeFactors
     ? [
         {
@@ -125,5 +125,5 @@ export const planGgufOutput = (
       ]
     : []
   const tensors = outputs.map(tensor => tensorPlan(tensor, heads))
-  return { shards: planGgufFiles(stem, metadata, tensors, shardBytes, constants), notes }
+  return { shards: planGgufFiles(`${name}-${mix.toUpperCase()}`, metadata, tensors, shardBytes, constants), notes }
 }

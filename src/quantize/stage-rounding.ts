@@ -77,12 +77,21 @@ const roundWith = async (
 
 const nearest: LinearRounding = { name: 'nearest' }
 
-/** Rounding to nearest, without data. */
-export const plainRounding = (kernels: Kernels, { clip }: Recipe): StageRounding => ({
+/**
+ * Rounding to nearest.
+ * @param weightingOf [in] of a linear, by its name: what a squared error of each column counts; undefined where all count alike
+ */
+export const plainRounding = (
+  kernels: Kernels,
+  { clip }: Recipe,
+  weightingOf: (linear: string) => Float32Array | undefined = () => undefined,
+): StageRounding => ({
   damp: null,
   deadChannels: null,
-  round: (source, scheme, storage, shared) =>
-    roundWith(kernels, clip, { rounding: nearest, fallback: null }, source, scheme, storage, shared),
+  round: (source, scheme, storage, shared) => {
+    const choice: Choice = { rounding: nearest, weighting: weightingOf(scheme.name), fallback: null }
+    return roundWith(kernels, clip, choice, source, scheme, storage, shared)
+  },
   release: () => {},
 })
 

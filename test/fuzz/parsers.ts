@@ -22,6 +22,7 @@ import { loadTokenizer, tokenizerLimits, workerScript } from '../../src/text/tok
 import { reportFacts } from '../report/facts.ts'
 import { formatsParser } from './formats.ts'
 import { ggufParser } from './gguf.ts'
+import { imatrixParser } from './imatrix.ts'
 import { jsonNear } from './json-tree.ts'
 import { memoryFiles } from './memory-files.ts'
 import { safetensorsFile } from './safetensors.ts'
@@ -318,6 +319,7 @@ const inputs: Inputs = {
   device: null,
   recipe: { method: 'rtn', bits: 4 },
   text: null,
+  imatrix: null,
   model: { 'model.safetensors': { bytes: 5, sha256, stamp: '1 2 3' } },
 }
 const error = { weights: 8, mse: 0.1, sqnrDb: null, maxAbsError: 0.2, energy: 3, errorEnergy: 0.8 }
@@ -420,6 +422,7 @@ export const parsers: readonly Parser[] = [
   gptqParser,
   formatsParser,
   ggufParser,
+  imatrixParser,
   tokenizerParser,
   reportParser,
   journalParser,

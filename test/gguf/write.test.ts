@@ -138,7 +138,7 @@ describe('the writer of planned files', () => {
     writer.write('b', Buffer.from(row('p') + row('q').slice(5)))
     writer.write('b', Buffer.from(row('q').slice(29) + row('r')), 63)
     expect(Buffer.from(writer.read('b').read()).toString()).toBe(row('p') + row('q') + row('r'))
-    expect(Buffer.from(writer.read('b').read(30, 70)).toString()).toBe('pppp' + row('q') + 'rr')
+    expect(Buffer.from(writer.read('b').read(30, 70)).toString()).toBe(`pppp${row('q')}rr`)
     writer.finish()
     writer.close()
     const written = fs.readFileSync(join(folder, plan.file))

@@ -1,4 +1,5 @@
 import type { Commands } from '../commands.ts'
+import { calibrate } from './calibrate.ts'
 import { compare } from './compare.ts'
 import { convert } from './convert.ts'
 import { evalModel } from './eval.ts'
@@ -10,6 +11,7 @@ import { verifyOutput } from './verify.ts'
 export const commands: Commands = {
   quantize,
   convert,
+  calibrate,
   inspect,
   eval: evalModel,
   verify: verifyOutput,
