@@ -111,7 +111,11 @@ export const planMemory = (
 ): MemoryPlan => {
   if (!calibration) {
     const peak = Math.ceil(
-      slack * (baseBytes.dataFree + most(linears.map(linear => storeBytes(linear, 0) + kernelBytes(linear, threads)))),
+      // while one linear is stored, the codes of the next are chosen
+      slack *
+        (baseBytes.dataFree +
+          most(linears.map(linear => storeBytes(linear, 0) + 2 * kernelBytes(linear, threads))) +
+          most(linears.map(({ scheme }) => scheme.out * scheme.in))),
     )
     return { budget, peak, least: peak, spillBytes: 0, keepDecoded: false }
   }

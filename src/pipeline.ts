@@ -7,7 +7,7 @@ import { modelName } from './checkpoint/model-name.ts'
 import { readWeight } from './checkpoint/read-weight.ts'
 import type { AssembleFacts, Checkpoint, Configs, Stage } from './contracts.ts'
 import { convertRounding } from './convert-rounding.ts'
-import type { DecodedCheckpoint } from './decoded-checkpoint.ts'
+import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
 import { dequantize } from './dequantize.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
@@ -29,7 +29,7 @@ import { type Output, openOutput } from './output.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
 import { createMeter, type Meter } from './progress-meter.ts'
 import { absMaxOf } from './quantize/fit-tensor.ts'
-import { feedbackRounding, plainRounding, type StageRounding } from './quantize/stage-rounding.ts'
+import { feedbackRounding, plainRounding, type Rounded, type StageRounding } from './quantize/stage-rounding.ts'
 import { buildReport } from './report/build.ts'
 import { parseReport, reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
@@ -176,8 +176,21 @@ const quantizeDataFree = async (run: Run): Promise<void> => {
     plan.recipe.method === 'convert'
       ? convertRounding(kernels, plan, checkpoint as DecodedCheckpoint)
       : plainRounding(kernels, plan.recipe, weightings?.of)
-  for (const linear of run.plan.linears)
-    if (!run.facts.has(linear.name) && !takeFinished(run, linear)) await quantizeLinear(run, linear, rounding)
+  const todo = plan.linears.filter(linear => !run.facts.has(linear.name) && !takeFinished(run, linear))
+  // a decoded source keeps one linear in memory: with two at a time it would decode each twice
+  const ahead = !isDecoded(checkpoint)
+  const begin = (linear: PlannedLinear | undefined) => linear && roundLinear(run, linear, rounding)
+  let next = ahead ? begin(todo[0]) : undefined
+  try {
+    for (const [i, linear] of todo.entries()) {
+      const rounded = await (next ?? begin(linear)!)
+      next = ahead ? begin(todo[i + 1]) : undefined
+      next?.catch(() => {}) // it is thrown when its turn comes
+      await finishLinear(run, linear, rounding, rounded)
+    }
+  } finally {
+    await next?.catch(() => {})
+  }
 }
 
 /** Whether an earlier run finished the linear: then its facts are taken over. */
@@ -217,7 +230,9 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
           const tap = `${block.name}: input of ${stage.linears[0].name}`
           const rounding = await feedbackRounding(engine, kernels, statistics, plan.recipe, tap)
           for (const linear of linears) {
-            const kept = takeFinished(run, linear) ? undefined : await quantizeLinear(run, linear, rounding, outputs)
+            const kept = takeFinished(run, linear)
+              ? undefined
+              : await finishLinear(run, linear, rounding, await roundLinear(run, linear, rounding), outputs)
             replaced.set(linear.name, () => kept ?? storedWeight(run, linear))
           }
           rounding.release()
@@ -262,27 +277,33 @@ const sharedLargest = async (
   return largest.get(key)
 }
 
-/** One linear: codes, their place in the output, and how good they are. Returns the weights [out, in] that the output holds, if the meter keeps them. */
-const quantizeLinear = async (
+interface Begun extends Rounded {
+  readonly began: number
+}
+
+/** Chooses the codes of one linear. */
+const roundLinear = async (run: Run, linear: PlannedLinear, rounding: StageRounding): Promise<Begun> => {
+  const { plan, checkpoint, context } = run
+  context.signal.throwIfAborted()
+  const began = context.clock.now()
+  const stored = checkpoint.tensors.get(linear.weight.tensor)!
+  const source = plan.recipe.nonfinite === 'zero' ? finiteSource(stored).source : stored
+  const shared = await sharedLargest(run, linear)
+  return { began, ...(await rounding.round(source, linear.scheme, linear.storage, shared)) }
+}
+
+/** Puts a linear in its place in the output, and finds out how good it is. Returns the weights [out, in] that the output holds, if the meter keeps them. */
+const finishLinear = async (
   run: Run,
   linear: PlannedLinear,
   rounding: StageRounding,
+  { quantized, method, fallback, began }: Begun,
   meter?: OutputMeter,
 ): Promise<Float32Array | undefined> => {
   const { plan, checkpoint, context, kernels, output, outputConfigs, facts } = run
-  context.signal.throwIfAborted()
-  const began = context.clock.now()
-  const { name, scheme, storage } = linear
+  const { name } = linear
   const stored = checkpoint.tensors.get(linear.weight.tensor)!
-  const zeroes = plan.recipe.nonfinite === 'zero'
-  const finite = zeroes ? finiteSource(stored) : undefined // storing reads each weight once: there they are counted
-  const shared = await sharedLargest(run, linear)
-  const { quantized, method, fallback } = await rounding.round(
-    zeroes ? finiteSource(stored).source : stored,
-    scheme,
-    storage,
-    shared,
-  )
+  const finite = plan.recipe.nonfinite === 'zero' ? finiteSource(stored) : undefined // each weight is read once here: they are counted
   const { decoded, sha256, ...measured } = await storeLinear(
     kernels,
     finite?.source ?? stored,

@@ -26,3 +26,20 @@ export function* runsOf({ offset, bytes, rows }: HeaderTensor, start: number, en
     at = stop
   }
 }
+
+/** Runs that can be read at once with others: from `position` on, `length` bytes that hold all of them. */
+export interface Span {
+  readonly position: number
+  readonly length: number
+  readonly runs: readonly Run[]
+}
+
+/** All runs as one span, unless they lie so far apart that more than twice their bytes would be read. */
+export const spansOf = (tensor: HeaderTensor, start: number, end: number): readonly Span[] => {
+  const runs = [...runsOf(tensor, start, end)]
+  const position = runs.reduce((least, run) => Math.min(least, run.position), Number.POSITIVE_INFINITY)
+  const stop = runs.reduce((most, run) => Math.max(most, run.position + run.to - run.from), 0)
+  if (runs.length < 2 || stop - position > 2 * (end - start))
+    return runs.map(run => ({ position: run.position, length: run.to - run.from, runs: [run] }))
+  return [{ position, length: stop - position, runs }]
+}

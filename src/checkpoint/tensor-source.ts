@@ -2,8 +2,8 @@ import type { TensorSource } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { printable } from '../io/printable.ts'
-import { add } from '../io/size.ts'
-import { runsOf } from './row-runs.ts'
+import { add, subtract } from '../io/size.ts'
+import { type Span, spansOf } from './row-runs.ts'
 import type { HeaderTensor } from './safetensors-header.ts'
 
 const maxPieceBytes = 2 ** 30 // one system call reads less than 2 GiB
@@ -48,6 +48,24 @@ const readExactly = (files: Files, file: OpenFile, tensor: HeaderTensor, start: 
   }
 }
 
+/** Rows in another order are read at once and put in theirs. */
+const readSpan = (
+  files: Files,
+  file: OpenFile,
+  tensor: HeaderTensor,
+  { position, length, runs }: Span,
+  into: Uint8Array,
+): void => {
+  const [first, ...others] = runs
+  if (others.length === 0) return readExactly(files, file, tensor, position, into.subarray(first.from, first.to))
+  const span = new Uint8Array(length)
+  readExactly(files, file, tensor, position, span)
+  for (const run of runs) {
+    const at = subtract(run.position, position, file.path)
+    into.set(span.subarray(at, add(at, subtract(run.to, run.from, file.path), file.path)), run.from)
+  }
+}
+
 /** A tensor in an open file: lazy positional reads, of any range, of tensors and files of any size. */
 export const tensorSource = (files: Files, file: OpenFile, tensor: HeaderTensor): TensorSource => ({
   name: tensor.name,
@@ -61,8 +79,7 @@ export const tensorSource = (files: Files, file: OpenFile, tensor: HeaderTensor)
     const bytes = into ?? new Uint8Array(end - start)
     if (bytes.byteLength !== end - start)
       throw new RangeError(`${bytes.byteLength} bytes given for ${end - start} of ${tensor.name}`)
-    for (const { position, from, to } of runsOf(tensor, start, end))
-      readExactly(files, file, tensor, position, bytes.subarray(from, to))
+    for (const span of spansOf(tensor, start, end)) readSpan(files, file, tensor, span, bytes)
     return bytes
   },
 })

@@ -4,7 +4,7 @@ import type { Files } from '../io/files.ts'
 import { add } from '../io/size.ts'
 import { Coverage } from './coverage.ts'
 import { indexName } from './open-checkpoint.ts'
-import { runsOf } from './row-runs.ts'
+import { type Run, spansOf } from './row-runs.ts'
 import type { HeaderTensor } from './safetensors-header.ts'
 import type { ShardPlan } from './shard-plan.ts'
 import { hashTensor } from './tensor-pieces.ts'
@@ -50,6 +50,14 @@ export const shardIndex = (shards: readonly ShardPlan[]): string => {
   const sorted = places.sort((a, b) => (a.name < b.name ? -1 : 1)).map(({ name, file }) => [name, file] as const)
   const index = { metadata: { total_size: total }, weight_map: Object.fromEntries(sorted) }
   return `${JSON.stringify(index, null, 2)}\n`
+}
+
+/** Runs that fill a span, as it is stored. */
+const inOrder = (data: Uint8Array, position: number, length: number, runs: readonly Run[]) => {
+  if (runs.length === 1) return { position, bytes: data }
+  const bytes = new Uint8Array(length)
+  for (const run of runs) bytes.set(data.subarray(run.from, run.to), run.position - position)
+  return { position, bytes }
 }
 
 /** Where the last tensor ends. */
@@ -131,8 +139,13 @@ export const createShardWriter = (folder: string, plans: readonly ShardPlan[], f
       if (!Number.isSafeInteger(start) || start < 0 || end > tensor.bytes)
         throw new RangeError(`bytes ${start} to ${end} do not fit the ${tensor.bytes} of ${name}`)
       if (shard.descriptor === undefined) throw new Error(`${shard.path} was closed`)
-      for (const { position, from, to } of runsOf(tensor, start, end))
-        files.writeAt(shard.descriptor, data.subarray(from, to), position)
+      for (const { position, length, runs } of spansOf(tensor, start, end)) {
+        const isWhole = runs.reduce((sum, { from, to }) => sum + to - from, 0) === length
+        for (const piece of isWhole
+          ? [inOrder(data, position, length, runs)]
+          : runs.map(run => ({ ...run, bytes: data.subarray(run.from, run.to) })))
+          files.writeAt(shard.descriptor, piece.bytes, piece.position)
+      }
       shard.dirty = true
       written.add(start, end)
     },

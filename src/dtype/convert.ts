@@ -33,6 +33,9 @@ const halfBits = (): Uint32Array => {
   return halfTable
 }
 
+/** The float32 of every F16 pattern. */
+export const float16Values = (): Float32Array => new Float32Array(halfBits().buffer)
+
 /** The same bytes at an address that typed arrays of `size`-byte elements accept; copied only where it has to be. */
 const aligned = (bytes: Uint8Array, size: number): Uint8Array =>
   bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes)

@@ -1,5 +1,5 @@
 /** The blocks of a tensor as numbers, and back. */
-import { fromFloat32, toFloat32 } from '../dtype/convert.ts'
+import { float16Values, fromFloat32, toFloat32 } from '../dtype/convert.ts'
 import { e8m0Byte, e8m0Value } from '../dtype/small-floats.ts'
 import { QuantizeError } from '../errors.ts'
 import { type BlockLayout, layoutOf } from './block-layouts.ts'
@@ -34,7 +34,14 @@ export const decodedTypes = (Object.keys(ggmlTypes) as readonly GgmlTypeName[]).
 const readFloats = (bytes: Uint8Array, stride: number, { at, dtype }: BlockLayout['d']): Float32Array => {
   const count = bytes.length / stride
   if (dtype === 'E8M0') return Float32Array.from({ length: count }, (_, block) => e8m0Value(bytes[block * stride + at]))
-  const width = dtype === 'F16' ? 2 : 4
+  if (dtype === 'F16') {
+    const table = float16Values()
+    const values = new Float32Array(count)
+    for (let block = 0, byte = at; block < count; block++, byte += stride)
+      values[block] = table[bytes[byte] | (bytes[byte + 1] << 8)]
+    return values
+  }
+  const width = 4
   const gathered = new Uint8Array(count * width)
   for (let block = 0; block < count; block++)
     for (let i = 0; i < width; i++) gathered[block * width + i] = bytes[block * stride + at + i]
@@ -55,29 +62,37 @@ const writeFloats = (
 
 const none = { floats: new Float32Array(0), codes: new Uint8Array(0) }
 
-/**
- * @param bytes of whole blocks
- * @throws QuantizeError unsupported for a type that we do not decode; RangeError for a part of a block
- */
-export const unpackBlocks = (type: GgmlTypeName, bytes: Uint8Array): GgmlBlocks => {
-  const { planes, offset = 0, d, dmin, scales } = known(type)
-  const { block, bytes: stride } = ggmlTypes[type]
+/** All but the codes. @throws as unpackBlocks */
+export const unpackParameters = (type: GgmlTypeName, bytes: Uint8Array): Omit<GgmlBlocks, 'codes'> => {
+  const { d, dmin, scales } = known(type)
+  const { bytes: stride } = ggmlTypes[type]
   const count = bytes.length / stride
   if (!Number.isInteger(count)) throw new RangeError(`${bytes.length} bytes are no whole blocks of ${type}`)
-  const codes = new Uint8Array(count * block)
-  if (planes) readPlanes(planes, bytes, stride, codes)
-  else for (let i = 0; i < count; i++) readTrits(bytes, i * stride, codes, i * block)
-  if (offset > 0) for (let i = 0; i < codes.length; i++) codes[i] += offset // wraps: signed bytes become codes
   const scaleCodes = scales ? new (scales.signed ? Int8Array : Uint8Array)(count * scales.count) : none.codes
   const minCodes = scales?.minima ? new Uint8Array(count * scales.count) : none.codes
   if (scales) for (let i = 0; i < count; i++) scales.read(bytes, i * stride, scaleCodes, minCodes, i * scales.count)
   return {
-    codes,
     d: readFloats(bytes, stride, d),
     dmin: dmin === undefined ? none.floats : readFloats(bytes, stride, { at: dmin, dtype: 'F16' }),
     scaleCodes,
     minCodes,
   }
+}
+
+/**
+ * @param bytes of whole blocks
+ * @throws QuantizeError unsupported for a type that we do not decode; RangeError for a part of a block
+ */
+export const unpackBlocks = (type: GgmlTypeName, bytes: Uint8Array): GgmlBlocks => {
+  const parameters = unpackParameters(type, bytes)
+  const { planes, offset = 0 } = known(type)
+  const { block, bytes: stride } = ggmlTypes[type]
+  const count = bytes.length / stride
+  const codes = new Uint8Array(count * block)
+  if (planes) readPlanes(planes, bytes, stride, codes)
+  else for (let i = 0; i < count; i++) readTrits(bytes, i * stride, codes, i * block)
+  if (offset > 0) for (let i = 0; i < codes.length; i++) codes[i] += offset // wraps: signed bytes become codes
+  return { codes, ...parameters }
 }
 
 /** The inverse of `unpackBlocks`, for all types but Q8_K, which no file holds. @throws QuantizeError unsupported */

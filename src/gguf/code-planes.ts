@@ -41,6 +41,14 @@ export const pairQuarters = (at: number, lowest = 0): Plane =>
 export const bitRuns = (at: number, lowest: number): Plane =>
   plane(256, { at, bits: 1, lowest, byte: i => i & 31, bit: i => i >> 5 })
 
+/** [planes][weights]: where the kernel that expands codes finds them (engine/kernel/assembly/ggml/expand.ts). */
+export const planeTable = (planes: readonly Plane[]): Uint32Array =>
+  Uint32Array.from(
+    planes.flatMap(({ bits, lowest, place, shift }) =>
+      Array.from(place, (at, i) => at + 2 ** 16 * shift[i] + 2 ** 20 * lowest + 2 ** 24 * ((1 << bits) - 1)),
+    ),
+  )
+
 /** @param codes [blocks · weights], to be filled */
 export const readPlanes = (
   planes: readonly Plane[],

@@ -2,7 +2,7 @@
 import type { BlockLinear, CodedLinear } from '../contracts.ts'
 import { e2m1Values } from '../dtype/small-floats.ts'
 import { type BlockLayout, layoutOf } from './block-layouts.ts'
-import { type GgmlBlocks, unpackBlocks } from './blocks.ts'
+import { type GgmlBlocks, unpackBlocks, unpackParameters } from './blocks.ts'
 import { type GgmlTypeName, ggmlTypes } from './types.ts'
 
 /** kvalues_iq4nl of ggml-common.h. */
@@ -25,7 +25,10 @@ const products = (codes: Uint8Array | Int8Array, floats: Float32Array): Float32A
 const negative = (values: Float32Array): Float32Array => values.map(value => -value)
 
 /** Scales, and what is added, of each group. */
-const parametersOf = ({ decode, zero, scales }: BlockLayout, { d, dmin, scaleCodes, minCodes }: GgmlBlocks) => {
+const parametersOf = (
+  { decode, zero, scales }: BlockLayout,
+  { d, dmin, scaleCodes, minCodes }: Omit<GgmlBlocks, 'codes'>,
+) => {
   const found = scales ? products(scaleCodes, d) : d
   const biases = decode !== 'biased' ? none : scales ? negative(products(minCodes, dmin)) : dmin
   return { scales: found, biases, zeros: decode === 'affine' ? new Float32Array(found.length).fill(zero!) : none }
@@ -51,6 +54,10 @@ export const codedOf = (type: GgmlTypeName, blocks: GgmlBlocks, out: number, inp
     ...(layout.scales ? { superBlocks: { d, dmin, scaleCodes, minCodes } } : {}),
   }
 }
+
+/** As decodedBlocks, without codes: for those who expand them from the blocks. */
+export const blockParameters = ({ type, blocks, out, in: inputs }: BlockLinear): CodedLinear =>
+  codedOf(type, { codes: new Uint8Array(0), ...unpackParameters(type, blocks) }, out, inputs)
 
 /** Codes and scales of a linear that was read, or rounded, as blocks. @throws QuantizeError unsupported for a type that we do not decode */
 export const decodedBlocks = ({ type, blocks, out, in: inputs }: BlockLinear): CodedLinear =>

@@ -43,8 +43,12 @@ const readArray = (cursor: HeaderCursor): GgufValue => {
   const start = cursor.at
   if (of === 'string') for (let i = 0; i < length; i++) cursor.skipString()
   else cursor.skip(length * bytes)
-  const { where } = cursor
-  return { type: 'array', of, length, values: () => decodeArray(cursor, of, length, start, where) }
+  const { where, at: end, view } = cursor
+  return {
+    ...{ type: 'array', of, length },
+    values: () => decodeArray(cursor, of, length, start, where),
+    stored: () => new Uint8Array(view.buffer, view.byteOffset + start, end - start),
+  }
 }
 
 const decodeArray = (cursor: HeaderCursor, of: GgufScalarType, length: number, start: number, where: string) => {

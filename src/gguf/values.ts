@@ -42,6 +42,8 @@ export interface GgufArray {
   readonly length: number
   /** Decoded anew at each call: a vocabulary need not stay in memory. @throws QuantizeError bad-input for a string that is no UTF-8, or another bool than 0 and 1 */
   values(): readonly GgufScalar[]
+  /** Of an array that was read: as it was stored. */
+  stored?(): Uint8Array
 }
 
 export type GgufValue = GgufSingle | GgufArray

@@ -36,7 +36,7 @@ const valueBytes = (value: GgufValue): Uint8Array[] => {
   if (value.type !== 'array')
     return [integer('i32', ggufScalars[value.type].id), scalarBytes(value.type, [value.value])]
   const head = [integer('i32', arrayId), integer('i32', ggufScalars[value.of].id), integer('u64', value.length)]
-  return [...head, scalarBytes(value.of, value.values())]
+  return [...head, value.stored?.() ?? scalarBytes(value.of, value.values())]
 }
 
 const infoBytes = ({ name, type, shape }: GgufTensorPlan, offset: number): Uint8Array[] => [

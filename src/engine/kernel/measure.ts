@@ -1,13 +1,16 @@
 /** Decodes a linear's codes and compares them with the weights that they stand for, on all threads. */
-import type { CodedLinear, DenseLinear, QuantizedLinear } from '../../contracts.ts'
+import type { BlockLinear, CodedLinear, DenseLinear, QuantizedLinear } from '../../contracts.ts'
 import { groupRuns } from '../../dequantize.ts'
 import { toFloat32 } from '../../dtype/convert.ts'
-import { decodedBlocks } from '../../gguf/coded.ts'
+import { layoutOf } from '../../gguf/block-layouts.ts'
+import { planeTable } from '../../gguf/code-planes.ts'
+import { blockParameters, decodedBlocks } from '../../gguf/coded.ts'
+import { ggmlTypes } from '../../gguf/types.ts'
 import { forEachChunk } from './chunks.ts'
 import { allocateAll, freeAll, type Region } from './heap.ts'
 import { type DecodeRecord, decodeRecordBytes, writeDecodeRecord } from './layout.ts'
 import { dtypeKinds, type Matrix, readRows, storedBytes } from './panels.ts'
-import type { Kernels } from './pool.ts'
+import type { Call, Kernels } from './pool.ts'
 
 export interface RowSums {
   /** Σ w². */
@@ -32,7 +35,7 @@ export interface Values {
 export type VisitRows = (values: Values, first: number, rows: number) => Promise<void> | void
 
 /** Weights of a chunk: long against a round trip to a worker (0.1 ms), short against the second-level cache. */
-const chunkWeights = 2 ** 17
+const chunkWeights = 2 ** 18
 
 /** Rows that a visitor gets at once: bounds the memory. */
 const tileRows = 512
@@ -57,7 +60,64 @@ export const measureRows = async (
   visit?: VisitRows,
 ): Promise<RowSums> => {
   if (linear.decode === 'dense') return measureDense(kernels, matrix, linear, visit)
-  if (linear.decode === 'blocks') return measureRows(kernels, matrix, decodedBlocks(linear), visit)
+  const codes = codesOf(kernels, linear)
+  try {
+    return await measureCodes(
+      kernels,
+      matrix,
+      linear.decode === 'blocks' ? blockParameters(linear) : linear,
+      codes,
+      visit,
+    )
+  } finally {
+    codes.release()
+  }
+}
+
+/** Where the codes of a linear come from. */
+interface Codes {
+  /** Bytes in shared memory beside the codes, for so many rows. */
+  readonly bytes: (rows: number) => number
+  /** Brings rows into the region `codes`; calls that finish it. */
+  readonly load: (first: number, rows: number, codes: Region, packed: Region) => readonly Call[]
+  readonly release: () => void
+}
+
+const codesOf = (kernels: Kernels, linear: CodedLinear | BlockLinear): Codes => {
+  const plain = ({ codes, in: inputs }: CodedLinear): Codes => ({
+    bytes: () => 0,
+    load(first, rows, region) {
+      region.u8().set(codes.subarray(first * inputs, (first + rows) * inputs))
+      return []
+    },
+    release: () => {},
+  })
+  if (linear.decode !== 'blocks') return plain(linear)
+  const { type, blocks, in: inputs } = linear
+  const { planes, offset = 0 } = layoutOf(type)!
+  if (!planes) return plain(decodedBlocks(linear))
+  const { block, bytes } = ggmlTypes[type]
+  const inRow = inputs / block
+  const table = kernels.allocate(4 * block * planes.length)
+  table.u32().set(planeTable(planes))
+  return {
+    bytes: rows => rows * inRow * bytes,
+    load(first, rows, codes, packed) {
+      packed.u8().set(blocks.subarray(first * inRow * bytes, (first + rows) * inRow * bytes))
+      const shape = [rows * inRow, bytes, block] as const
+      return [['expandCodes', packed.address, ...shape, table.address, planes.length, offset, codes.address]]
+    },
+    release: () => table.free(),
+  }
+}
+
+const measureCodes = async (
+  kernels: Kernels,
+  matrix: Matrix,
+  linear: CodedLinear,
+  codes: Codes,
+  visit: VisitRows | undefined,
+): Promise<RowSums> => {
   const { out, in: inputs } = matrix
   const runs = groupRuns(linear.groupOf)
   const record = decodeRecordOf(linear)
@@ -66,13 +126,17 @@ export const measureRows = async (
   writeDecodeRecord(tables.record.u8(), record)
   const sums = new Float64Array(4 * out)
   try {
-    if (!visit) await measureTile(kernels, matrix, linear, tables, 0, out, sums)
+    if (!visit) await measureTile(kernels, matrix, linear, codes, tables, 0, out, sums)
     else {
       const length = Math.min(tileRows, out) * inputs
       const buffers = [0, 1, 2].map(() => new Float32Array(length))
       for (const { first, rows } of pieces(0, out, tileRows)) {
         const [original, decoded, delta] = buffers.map(buffer => buffer.subarray(0, rows * inputs))
-        await measureTile(kernels, matrix, linear, tables, first, first + rows, sums, { original, decoded, delta })
+        await measureTile(kernels, matrix, linear, codes, tables, first, first + rows, sums, {
+          original,
+          decoded,
+          delta,
+        })
         await visit({ original, decoded, delta }, first, rows)
       }
     }
@@ -86,7 +150,8 @@ export const measureRows = async (
 const measureTile = async (
   kernels: Kernels,
   matrix: Matrix,
-  { decode, codes, scales, zeros, biases }: CodedLinear,
+  { decode, scales, zeros, biases }: CodedLinear,
+  codes: Codes,
   tables: { readonly runs: Region; readonly record: Region },
   start: number,
   end: number,
@@ -100,6 +165,7 @@ const measureTile = async (
   const sizes = {
     source: rowsOf * inputs * storedBytes(dtype),
     codes: rowsOf * inputs,
+    packed: codes.bytes(rowsOf),
     scales: 4 * rowsOf * groups,
     offsets: 4 * rowsOf * groups,
     sums: 32 * rowsOf,
@@ -107,13 +173,14 @@ const measureTile = async (
   }
   await forEachChunk(kernels, pieces(start, end, rowsOf), sizes, async (regions, { first, rows }) => {
     readRows(matrix, first, rows, regions.source)
-    regions.codes.u8().set(codes.subarray(first * inputs, (first + rows) * inputs))
+    const expand = codes.load(first, rows, regions.codes, regions.packed)
     regions.scales.f32().set(scales.subarray(first * groups, (first + rows) * groups))
     if (decode !== 'levels') regions.offsets.f32().set(offsets.subarray(first * groups, (first + rows) * groups))
     const parts = [regions.codes.address, regions.scales.address, regions.offsets.address, tables.runs.address] as const
     const counts = [tables.runs.bytes / 8, groups, rows, inputs, tables.record.address] as const
     const results = [regions.sums.address, into ? regions.values.address : 0] as const
-    await kernels.run([['measureRows', dtypeKinds[dtype], regions.source.address, ...parts, ...counts, ...results]])
+    const measure = ['measureRows', dtypeKinds[dtype], regions.source.address, ...parts, ...counts, ...results] as const
+    await kernels.run([...expand, measure])
     sums.set(regions.sums.f64().subarray(0, 4 * rows), 4 * first)
     if (!into) return
     const values = regions.values.f32()

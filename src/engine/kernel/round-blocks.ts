@@ -9,7 +9,7 @@ import type { Kernels } from './pool.ts'
 const scratchBytes = 4736
 
 /** Weights of a chunk: long against a round trip to a worker (0.1 ms). */
-const chunkWeights = 2 ** 18
+const chunkWeights = 2 ** 19
 
 /**
  * The blocks that ggml_quantize_chunk gives, byte for byte: of a build without fused multiply-add, that is (fixtures/ggml-rounding/make.py).

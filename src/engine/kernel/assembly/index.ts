@@ -7,6 +7,7 @@
  */
 export { codesToRows } from './codes'
 export { fitGroups, panelErrors, panelRange } from './fit'
+export { expandCodes } from './ggml/expand'
 export { roundRows } from './ggml/index'
 export { measureRows } from './measure'
 export { panelFromBf16, panelFromF16, panelFromF32 } from './panel'
