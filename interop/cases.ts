@@ -29,6 +29,7 @@ const readers = {
   onnx: [a('onnx'), { environment: 'node', loader: 'onnxruntime-node' } as Reader],
   codebook: [a('codebook')],
   plain: [a('hf')],
+  gguf: [a('gguf')],
 } as const
 
 export interface Case extends Scheme {
@@ -170,6 +171,18 @@ const fp8Cases = (): Case[] => {
   return each(['block', 'tensor'], group => [fp8({ grid: 'fp8', bits: 8, group })])
 }
 
+/** Every mix; and codes by error feedback. */
+const ggufCases = (): Case[] => {
+  const mixes = ['q8_0', 'q6_k', 'q5_k_m', 'q5_k_s', 'q4_k_m', 'q4_k_s', 'q3_k_l', 'q3_k_m', 'q3_k_s', 'q2_k']
+  const others = ['iq4_xs', 'iq4_nl', 'q5_1', 'q5_0', 'q4_1', 'q4_0', 'mxfp4']
+  return [
+    ...each([...mixes, ...others], mix => [cases(`gguf:${mix}`, readers.gguf)({ group: 'implied' })]),
+    ...each(['q4_k_m', 'q3_k_m', 'q4_0', 'iq4_xs'], mix => [
+      cases(`gguf:${mix}`, readers.gguf)({ group: 'implied', method: 'gptq' }),
+    ]),
+  ]
+}
+
 export const everyCase: readonly Case[] = [
   ...gptqCases(),
   ...awqCases(),
@@ -182,6 +195,7 @@ export const everyCase: readonly Case[] = [
   ...onnxCases(),
   ...codebookCases(),
   ...plainCases(),
+  ...ggufCases(),
 ]
 
 /** Our format's name for a checkpoint of another maker, and who reads it. */

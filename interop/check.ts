@@ -1,10 +1,13 @@
 /** One checkpoint, ours or another maker's: read by us and by its own runtimes. */
-import { readdirSync, rmSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { openCheckpoint } from '../src/checkpoint/open-checkpoint.ts'
+import { nodeFiles } from '../src/io/files.ts'
+import { encodeDocuments } from '../src/text/tokenizer.ts'
 import { type Case, peerOf, type Reader } from './cases.ts'
-import { formulaBits, type Scheme } from './formulas.ts'
+import { formulaBits, type Scheme, typeBits } from './formulas.ts'
 import { CommandError, type LoaderAnswer, type LoaderProcess, quantize } from './programs.ts'
-import { readHeaders, type StoredTensor, scaleWidth, sizeOnDisk } from './stored.ts'
+import { dtypeOf, readHeaders, type StoredTensor, scaleWidth, sizeOnDisk } from './stored.ts'
 import { type Row, toleranceOf, weightTolerances } from './table.ts'
 
 export interface Model {
@@ -104,7 +107,8 @@ const optionsOf = (wanted: Case, { samples, seqLen, unfit }: Settings): string[]
   const data = method === 'gptq' ? ['--samples', samples, '--seq-len', seqLen] : []
   const width = grid === 'int' ? ['--bits', String(bits), symmetric ? '--sym' : '--asym'] : []
   const groups = group === 'implied' ? [] : ['--group', String(group)]
-  const scheme = ['--method', method, '--format', format, '--grid', grid, ...width, ...groups]
+  const settled = format.startsWith('gguf') // types settle the rest
+  const scheme = ['--method', method, '--format', format, ...(settled ? [] : ['--grid', grid, ...width, ...groups])]
   return [...scheme, ...data, '--unfit', unfit, '--overwrite', ...more]
 }
 
@@ -134,7 +138,10 @@ const compareSizes = (model: Model, folder: string, scheme: Scheme) => {
     const [out, inputs] = shape
     total.bits += size.bits
     total.fixedBits += size.fixedBits
-    total.formula += formulaBits(scheme, { out, in: inputs }, scaleWidth(module, tensors))
+    const linear = { out, in: inputs }
+    total.formula += scheme.format.startsWith('gguf')
+      ? typeBits(dtypeOf(module, tensors), linear)
+      : formulaBits(scheme, linear, scaleWidth(module, tensors))
     total.weights += out * inputs
     total.linears++
   }
@@ -169,9 +176,30 @@ const readByAll = async (
     const answer = await settings.processes[environment]?.ask({
       ...{ loader, folder, text: model.text, seq: Number(seqLen), windows: Number(windows), values },
     })
-    if (answer) rows.push(judged(facts, `${loader} (${environment})`, answer, problem))
+    const cut = answer?.tokens && (await differingLines(model, folder, answer.tokens))
+    if (answer) rows.push(judged(facts, `${loader} (${environment})`, answer, problem ?? cut))
   }
   return rows
+}
+
+/** Whether our tokenizer of the checkpoint gives a loader's ids for the first lines of the text. */
+const differingLines = async (
+  { text }: Model,
+  folder: string,
+  theirs: readonly (readonly number[])[],
+): Promise<string | undefined> => {
+  const lines = readFileSync(text, 'utf8')
+    .split(/\r?\n/)
+    .filter(line => line.trim() !== '')
+    .slice(0, theirs.length)
+  const checkpoint = openCheckpoint(folder, nodeFiles)
+  try {
+    const ours = await encodeDocuments(checkpoint, lines, 2 ** 31, nodeFiles)
+    const differ = theirs.filter((ids, i) => ids.join() !== ours[i]?.join()).length
+    return differ === 0 ? undefined : `${differ} of ${lines.length} lines have other tokens`
+  } finally {
+    checkpoint.close()
+  }
 }
 
 /** The same checkpoint as float32 weights: what we say each code means. Of weights without codes, nothing. */

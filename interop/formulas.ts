@@ -101,6 +101,16 @@ const codebook = (scheme: Scheme, { out, in: inputs }: Shape, scale: number): nu
   return out * words(inputs, scheme.bits) + rows * groups * (scale + zeros) + order
 }
 
+/** ggml: bits of a weight, by type (formats.md §5, of blocks of 32 and 256 weights). */
+const ggmlBits: Readonly<Record<string, number>> = {
+  ...{ Q4_0: 4.5, Q4_1: 5, Q5_0: 5.5, Q5_1: 6, Q8_0: 8.5, IQ4_NL: 4.5, IQ4_XS: 4.25, MXFP4: 4.25 },
+  ...{ Q2_K: 2.625, Q3_K: 3.4375, Q4_K: 4.5, Q5_K: 5.5, Q6_K: 6.5625 },
+}
+
+/** Of a weight whose type the mix chose. */
+export const typeBits = (type: string, { out, in: inputs }: Shape): number =>
+  out * inputs * (ggmlBits[type] ?? Number.NaN)
+
 /** Bits of a linear's codes, scales and zeros. `scale`: width of a stored scale, where the format leaves it open. */
 export const formulaBits = (scheme: Scheme, shape: Shape, scale: number): number => {
   const family = scheme.format.split(':')[0]

@@ -301,12 +301,64 @@ def load_onnx(folder):
     return Loaded(forward, None, "float16" if half else "float32")
 
 
-LOADERS = {"hf": load_hf, "ct-unpack": load_compressed_codes, "gptqmodel": load_gptqmodel, "quanto": load_quanto, "hqq": load_hqq, "codebook": load_codebook, "mlx": load_mlx, "onnx": load_onnx}
+# -- llama.cpp ------------------------------------------------------------------------------------------------------------------------
+
+def gguf_file(folder):
+    [file, *_] = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".gguf"))
+    return file
 
 
-def token_windows(folder, text, seq, windows):
-    from tokenizers import Tokenizer
-    ids = Tokenizer.from_file(os.path.join(folder, "tokenizer.json")).encode(open(text, encoding="utf-8").read(), add_special_tokens=False).ids
+def load_gguf(folder):
+    """llama.cpp computes; gguf-py decodes. The text is cut by llama.cpp's own tokenizer."""
+    from llama_cpp import Llama
+    model = Llama(gguf_file(folder), n_ctx=4096, n_batch=512, n_threads=2, logits_all=True, verbose=False)
+
+    def forward(window):
+        model.reset()
+        model.eval([int(token) for token in window])
+        return np.array(model.scores[:len(window)], np.float32)
+
+    def weights():
+        from gguf import GGUFReader
+        from gguf.quants import dequantize
+        reader = GGUFReader(gguf_file(folder))
+        heads = {which: int(reader.fields[f"llama.attention.head_count{kind}"].contents()) for which, kind in [("q", ""), ("k", "_kv")]}
+        for tensor in reader.tensors:
+            name = hf_name(tensor.name)
+            if name is None or len(tensor.shape) != 2 or tensor.tensor_type.name in ("F32", "F16", "BF16"):
+                continue
+            value = dequantize(tensor.data, tensor.tensor_type)
+            which = name[-len("x_proj")] if name.endswith(("q_proj", "k_proj")) else None
+            if which:  # neighbours to halves
+                value = value.reshape(heads[which], -1, 2, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
+            yield name, value
+    loaded = Loaded(forward, weights, "float32", "llama.cpp", activations=True)
+    if model.n_embd() < 256:  # what linears read is rounded to 8 bits: with so few inputs that costs up to 0.9 %
+        loaded.tolerance = 0.01
+    loaded.tokenize = lambda text: model.tokenize(text.encode(), add_bos=False, special=True)
+    return loaded
+
+
+def hf_name(name):
+    parts = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+             "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+    whole = {"token_embd.weight": "model.embed_tokens", "output.weight": "lm_head"}
+    if name in whole:
+        return whole[name]
+    fields = name.split(".")
+    return f"model.layers.{fields[1]}.{parts[fields[2]]}" if fields[0] == "blk" and fields[2] in parts else None
+
+
+LOADERS = {"gguf": load_gguf, "hf": load_hf, "ct-unpack": load_compressed_codes, "gptqmodel": load_gptqmodel, "quanto": load_quanto, "hqq": load_hqq, "codebook": load_codebook, "mlx": load_mlx, "onnx": load_onnx}
+
+
+def token_windows(loaded, folder, text, seq, windows):
+    content = open(text, encoding="utf-8").read()
+    if hasattr(loaded, "tokenize"):
+        ids = loaded.tokenize(content)
+    else:
+        from tokenizers import Tokenizer
+        ids = Tokenizer.from_file(os.path.join(folder, "tokenizer.json")).encode(content, add_special_tokens=False).ids
     count = min(windows, len(ids) // seq)
     return np.array(ids[:count * seq], dtype=np.int64).reshape(count, seq)
 
@@ -337,8 +389,13 @@ def answer(request):
     loaded = LOADERS[request["loader"]](request["folder"])
     result = {"precision": loaded.precision, "note": loaded.note, "activations": loaded.activations}
     if "text" in request and loaded.forward:
-        windows = token_windows(request["folder"], request["text"], request["seq"], request["windows"])
+        windows = token_windows(loaded, request["folder"], request["text"], request["seq"], request["windows"])
         result["perplexity"] = perplexity(loaded, windows)
+    if hasattr(loaded, "tolerance"):
+        result["tolerance"] = loaded.tolerance
+    if "text" in request and hasattr(loaded, "tokenize"):
+        lines = [line for line in open(request["text"], encoding="utf-8").read().split("\n") if line.strip()][:1000]
+        result["tokens"] = [loaded.tokenize(line) for line in lines]
     if "values" in request and loaded.weights:
         result |= compare(loaded, request["values"])
     return result

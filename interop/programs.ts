@@ -54,12 +54,16 @@ export interface LoaderAnswer {
   readonly perplexity?: number
   /** The coarsest dtype that weights or arithmetic pass through in the loader. */
   readonly precision?: 'float32' | 'float16' | 'bfloat16'
+  /** Of the perplexity, where it needs another than its arithmetic says. */
+  readonly tolerance?: number
   /** It quantizes what linears read. */
   readonly activations?: boolean
   readonly note?: string
   /** Largest difference of a weight, relative to the largest weight of its linear; of the worst linear. */
   readonly difference?: number
   readonly worst?: string
+  /** Its ids of the first lines of the text, where it has a tokenizer of its own. */
+  readonly tokens?: readonly (readonly number[])[]
   readonly linears?: number
 }
 

@@ -3,6 +3,9 @@ import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:f
 import { join } from 'node:path'
 import { fromBinary } from '@bufbuild/protobuf'
 import { ModelProtoSchema, type TensorProto } from 'onnx-buf'
+import { toHfName } from '../src/gguf/names.ts'
+import { openGguf } from '../src/gguf/open-gguf.ts'
+import { nodeFiles } from '../src/io/files.ts'
 
 export interface StoredTensor {
   readonly dtype: string
@@ -14,7 +17,8 @@ export interface StoredTensor {
 export const readHeaders = (folder: string): Map<string, StoredTensor> => {
   const tensors = new Map<string, StoredTensor>()
   for (const file of readdirSync(folder, { recursive: true, encoding: 'utf8' })) {
-    const read = file.endsWith('.safetensors') ? safetensorsOf : file.endsWith('.onnx') ? initializersOf : undefined
+    const [, kind = ''] = /\.(safetensors|onnx|gguf)$/.exec(file) ?? []
+    const read = { safetensors: safetensorsOf, onnx: initializersOf, gguf: ggufOf }[kind]
     for (const [name, tensor] of read?.(join(folder, file)) ?? []) tensors.set(name, tensor)
   }
   return tensors
@@ -39,6 +43,13 @@ const readHeader = (file: string): object => {
   } finally {
     closeSync(descriptor)
   }
+}
+
+/** Under transformers' names. */
+const ggufOf = (file: string): [string, StoredTensor][] => {
+  const { tensors, close } = openGguf(file, nodeFiles)
+  close()
+  return [...tensors.values()].map(({ name, type, shape, bytes }) => [toHfName(name)!, { dtype: type, shape, bytes }])
 }
 
 /** By TensorProto.DataType. */
@@ -80,6 +91,10 @@ export const sizeOnDisk = (module: string, tensors: ReadonlyMap<string, StoredTe
     fixedBits: bitsOf(own.filter(([name]) => isFixed(name))),
   }
 }
+
+/** The dtype of a weight that is one tensor. */
+export const dtypeOf = (module: string, tensors: ReadonlyMap<string, StoredTensor>): string =>
+  tensors.get(`${module}.weight`)?.dtype ?? ''
 
 const scaleNames = [
   'scales',

@@ -25,8 +25,8 @@ export interface Row {
  * Of two perplexities. More where the loader rounds weights or sums to fewer bits than float32, and where activations are quantized: a
  * value near a border goes to the other code by the order of a sum, which changes the perplexity of tiny-llama by ± 0.2 %.
  */
-export const toleranceOf = ({ precision, activations }: LoaderAnswer): number =>
-  precision === 'float32' && !activations ? 0.001 : 0.005
+export const toleranceOf = ({ precision, activations, tolerance }: LoaderAnswer): number =>
+  tolerance ?? (precision === 'float32' && !activations ? 0.001 : 0.005)
 
 /** Of a weight, relative to the largest of its linear: a unit in the last place of the dtype that the loader decodes into. */
 export const weightTolerances: Readonly<Record<NonNullable<LoaderAnswer['precision']>, number>> = {
