@@ -33,7 +33,8 @@ type Facts = Pick<Row, 'model' | 'format' | 'bits' | 'scheme'> & Partial<Row>
 const cannotHold = 4
 
 /** Quantizes a model, and reads the result. */
-export const checkCase = async (model: Model, wanted: Case, settings: Settings): Promise<Row[]> => {
+export const checkCase = async (model: Model, wanted: Case, given: Settings): Promise<Row[]> => {
+  const settings = { ...given, windows: String(Math.max(Number(given.windows), wanted.windows ?? 0)) }
   const folder = join(settings.scratch, 'checkpoint')
   const facts = factsOf(model, wanted)
   try {
