@@ -154,13 +154,16 @@ const fitting = (wanted: GgmlTypeName, inputs: number): ChosenType => {
   return { type: hasBlocks(other, inputs) ? other : 'F16', instead: wanted }
 }
 
-/** Llama 2 and 3 of 70 billion weights share each value among 8 query heads: it is small, and more bits for it cost little. */
-const blocksOf70B = 80
+/**
+ * Llama 2 and 3 of 70 billion weights share each value among 8 query heads: it is small, and more bits for it cost little. Llama 65B has as many
+ * blocks and shares none; llama.cpp tells the two by that.
+ */
+const is70B = ({ blocks, grouped }: Place): boolean => blocks === 80 && grouped > 1
 
 const typeInBlock = (mix: Mix, part: string, place: Place): GgmlTypeName => {
   const rule = part === 'attn_v' || part === 'attn_output' || part === 'ffn_down' ? mix[part] : undefined
   const type = rule?.(place) ?? mix.base
-  const raised = part === 'attn_v' && place.blocks === blocksOf70B && (type === 'Q3_K' || type === 'Q4_K')
+  const raised = part === 'attn_v' && is70B(place) && (type === 'Q3_K' || type === 'Q4_K')
   return raised ? 'Q5_K' : type
 }
 
