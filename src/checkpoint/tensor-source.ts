@@ -56,10 +56,10 @@ const readSpan = (
   { position, length, runs }: Span,
   into: Uint8Array,
 ): void => {
-  const [first, ...others] = runs
-  if (others.length === 0) return readExactly(files, file, tensor, position, into.subarray(first.from, first.to))
-  const span = new Uint8Array(length)
+  const whole = runs.length === 1
+  const span = whole ? into.subarray(runs[0].from, runs[0].to) : new Uint8Array(length)
   readExactly(files, file, tensor, position, span)
+  if (whole) return
   for (const run of runs) {
     const at = subtract(run.position, position, file.path)
     into.set(span.subarray(at, add(at, subtract(run.to, run.from, file.path), file.path)), run.from)

@@ -24,8 +24,6 @@ export function expandCodes(
   }
 }
 
-// @ts-expect-error: a decorator of AssemblyScript
-@inline
 function part(block: usize, place: u32): u32 {
   const bits = <u32>load<u8>(block + (place & 0xffff)) >> ((place >> 16) & 15)
   return (bits & (place >> 24)) << ((place >> 20) & 15)
