@@ -316,6 +316,8 @@ export interface ActivationScheme {
   /** Stored scale and zero point of a static scheme, granularity `tensor`. */
   readonly scale?: number
   readonly zero?: number
+  /** What the largest magnitude of integers becomes; default 127.5, half of their range. */
+  readonly reach?: 127
   /** LLM.int8(): features that reach this magnitude in any token stay unquantized. */
   readonly outliers?: number
 }
@@ -455,6 +457,8 @@ export interface Format {
   ): ReadonlyMap<string, TypedScheme>
   /** One sentence on why this linear cannot be stored, with what would work; undefined when it can. */
   refuses(scheme: LinearScheme): string | undefined
+  /** How its runtime quantizes what a linear reads, though no checkpoint says so; undefined: not. */
+  computesWith?(scheme: LinearScheme): ActivationScheme
   /** Warnings about which runtimes load it. */
   warnings(scheme: LinearScheme): readonly string[]
   /** Names, dtypes and shapes that `pack` will give, without data. */

@@ -1,7 +1,7 @@
 import { modelConfigs } from '../checkpoint/beside.ts'
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
 import { readWeight } from '../checkpoint/read-weight.ts'
-import type { Checkpoint, Configs, Model } from '../contracts.ts'
+import type { ActivationScheme, Checkpoint, Configs, Model } from '../contracts.ts'
 import { dequantize } from '../dequantize.ts'
 import type { ReadWeight } from '../engine/ort/activations.ts'
 import { QuantizeError } from '../errors.ts'
@@ -13,7 +13,10 @@ import { buildModel } from '../model/graph.ts'
 /** A model as it lies on disk, plain or quantized. */
 export interface LoadedModel {
   readonly checkpoint: Checkpoint
+  /** As its runtime computes it: what linears read is quantized, where the checkpoint or the format says so. */
   readonly model: Model
+  /** The same, in full precision. */
+  readonly plain: Model
   /** Name of the format of its quantized linears; undefined: plain. */
   readonly format: string | undefined
   /** Values of a view; quantized weights come dequantized, in the form of their format. */
@@ -35,10 +38,11 @@ export const loadModel = (path: string, files: Files): LoadedModel => {
     if (!detected && config.quantization_config) throw unknownQuantization(configFile, config.quantization_config)
     const model = buildModel(config, checkpoint.tensors, configFile, detected?.linears)
     const read: ReadWeight = view => readWeight(checkpoint, view).data
-    if (!detected) return { checkpoint, model, format: undefined, read }
+    if (!detected) return { checkpoint, model, plain: model, format: undefined, read }
     return {
       checkpoint,
-      model: withActivations(model, detected.linears),
+      model: withActivations(model, detected),
+      plain: model,
       format: detected.format.name,
       read: readingQuantized(checkpoint, detected, configs, read),
     }
@@ -48,17 +52,23 @@ export const loadModel = (path: string, files: Files): LoadedModel => {
   }
 }
 
-/** The model with what the checkpoint declares of each linear's input. */
-const withActivations = (model: Model, linears: DetectedFormat['linears']): Model => ({
-  ...model,
-  blocks: model.blocks.map(block => ({
-    ...block,
-    stages: block.stages.map(stage => ({
-      ...stage,
-      linears: stage.linears.map(linear => ({ ...linear, activations: linears.get(linear.name)?.activations })),
+/** The model with what the checkpoint declares of each linear's input, or its runtime does to it. */
+const withActivations = (model: Model, { linears, format }: DetectedFormat): Model => {
+  const of = (name: string): ActivationScheme | undefined => {
+    const scheme = linears.get(name)
+    return scheme && (scheme.activations ?? format.computesWith?.(scheme))
+  }
+  return {
+    ...model,
+    blocks: model.blocks.map(block => ({
+      ...block,
+      stages: block.stages.map(stage => ({
+        ...stage,
+        linears: stage.linears.map(linear => ({ ...linear, activations: of(linear.name) })),
+      })),
     })),
-  })),
-})
+  }
+}
 
 /**
  * Reads quantized modules decoded. The last embedding or head is kept: its rows are asked for run by run, and a tied one serves as both.

@@ -1,5 +1,6 @@
 /** GGUF, the files of llama.cpp: each weight has a type of its own, and mixes say which (docs/gguf.md). */
 import type {
+  ActivationScheme,
   CodedLinear,
   Configs,
   Format,
@@ -112,6 +113,15 @@ const detect = (tensors: ReadonlyMap<string, TensorSource>): ReadonlyMap<string,
   return new Map(blocks.map(schemeOfTensor).map(scheme => [scheme.name, scheme]))
 }
 
+/**
+ * llama.cpp multiplies blocks with rows in 8 bits: one scale for 32 values (Q8_0, Q8_1), or for 256 where the type has super-blocks (Q8_K)
+ * (ggml-cpu.c, type_traits_cpu, vec_dot_type). It keeps the scales of Q8_0 in float16, which is not followed here.
+ */
+const computesWith = ({ type }: LinearScheme): ActivationScheme => ({
+  ...{ grid: 'int8', symmetric: true, dynamic: true, reach: 127 },
+  granularity: ggmlTypes[type!].block === 256 ? 256 : 32,
+})
+
 const gguf = (mix: MixName, name: string, detects: boolean): Format => {
   const { base, bits, summary, fileType } = mixes[mix]
   const { grid, symmetric, group } = isDense(base)
@@ -142,6 +152,7 @@ const gguf = (mix: MixName, name: string, detects: boolean): Format => {
     choose: chooseTypes(mix),
     storage: ({ type }) => storageOfType(type!),
     refuses: scheme => widthRefusal(scheme.type!, scheme),
+    computesWith,
     warnings: () => [],
     layout,
     pack: (scheme: LinearScheme, linear: CodedLinear): readonly StoredTensor[] =>

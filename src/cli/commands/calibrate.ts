@@ -15,7 +15,7 @@ export const calibrate = async (options: CalibrateOptions, ui: Ui): Promise<void
   const { imatrixOutput: output, calib, samples, seqLen, seed } = options
   if (!options.overwrite && nodeFiles.stat(output))
     throw new QuantizeError('bad-option', `${output} exists; give another -o, or --overwrite to replace it`)
-  const { checkpoint, model, read } = loadModel(options.model, nodeFiles)
+  const { checkpoint, plain: model, read } = loadModel(options.model, nodeFiles)
   try {
     const recipe = { text: calib, samples, seqLen, seed }
     const { windows, report } = await sampleCalibration(checkpoint, model, recipe, nodeFiles)

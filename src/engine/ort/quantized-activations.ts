@@ -120,12 +120,13 @@ export const quantizedInput = (
   const { granularity, grid, dynamic, outliers } = scheme
   if (grid !== 'int8' && grid !== 'fp8')
     throw new QuantizeError('unsupported', `activations in ${grid} are not evaluated yet; int8 and fp8 are`)
-  const halfRange = grid === 'fp8' ? fp8Largest : 127.5
+  const { reach = 127.5 } = scheme
+  const halfRange = grid === 'fp8' ? fp8Largest : reach
   const done = (result: string): QuantizedInput => ({ nodes: b.nodes, constants: b.constants, result })
   if (outliers !== undefined) return done(outlierSplit(b, x, outliers, seqLen, width))
   if (!dynamic) return done(fixed(b, x, scheme))
   const byRow = (rows: string): string =>
-    scheme.symmetric ? symmetric(b, rows, scheme, halfRange, -128) : asymmetric(b, rows)
+    scheme.symmetric ? symmetric(b, rows, scheme, halfRange, -Math.ceil(reach)) : asymmetric(b, rows)
   if (typeof granularity !== 'number') return done(byRow(x))
   if (width % granularity !== 0) throw new Error(`groups of ${granularity} do not divide ${width} features`)
   const groups = b.apply('Reshape', [x, b.whole([-1, granularity])])
