@@ -418,8 +418,8 @@ export interface FormatFacts {
   readonly fuses?: boolean
   /** Files that hold the tensors; default safetensors. */
   readonly container?: 'safetensors' | 'onnx' | 'gguf'
-  /** What a GGUF says that it is: general.file_type. */
-  readonly fileType?: number
+  /** Of GGUF: which types it chooses, and what the file says that it is (general.file_type). */
+  readonly mix?: { readonly name: string; readonly fileType: number }
   /** Dtypes that tensors which stay unquantized may have; default: any. The first is the one that others are converted to. */
   readonly restDtypes?: readonly WeightDtype[]
   /** The dtype that such a tensor must have, where its shape decides it, whatever --dtype says. */

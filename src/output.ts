@@ -29,12 +29,11 @@ const layoutOf = (
   source: SourceFacts,
   files: Files,
 ): Layout => {
-  const { container, fileType } = format.facts
+  const { container, mix } = format.facts
   const { shardBytes } = recipe
   if (container === 'onnx') return { shards: planExternalData(outputs, shardBytes), notes: [] }
-  if (container !== 'gguf') return { shards: planShards(outputs, shardBytes), notes: [] }
-  const named = { name: source.name, mix: format.name.split(':')[1] ?? 'q4_k_m' }
-  return planGgufOutput(outputs, checkpoint, source.config, fileType!, named, shardBytes, files)
+  if (!mix) return { shards: planShards(outputs, shardBytes), notes: [] }
+  return planGgufOutput(outputs, checkpoint, source.config, mix, source.name, shardBytes, files)
 }
 
 /** Of the model that is read. */

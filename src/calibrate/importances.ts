@@ -1,6 +1,7 @@
 /** How strongly a model uses the inputs of its linears, without quantizing anything: what llama.cpp calls an importance matrix. */
 import type { Model } from '../contracts.ts'
 import type { ReadWeight } from '../engine/ort/activations.ts'
+import { diagonalOf } from '../engine/ort/gram.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import type { Importances } from '../gguf/imatrix.ts'
 import { calibratedPass, type PassOptions } from './pass.ts'
@@ -26,7 +27,7 @@ export const collectImportances = async (
     {
       known: () => undefined,
       visit: async ({ stage, statistics: { gram, count } }) => {
-        const values = Float32Array.from({ length: stage.width }, (_, channel) => gram[channel * (stage.width + 1)])
+        const values = diagonalOf(gram, stage.width)
         for (const { name } of stage.linears) found.set(name, { values, count })
         return new Map()
       },

@@ -8,7 +8,7 @@ import type { Checkpoint, Model } from '../contracts.ts'
 import { isDecoded, openDecoded } from '../decoded-checkpoint.ts'
 import { QuantizeError } from '../errors.ts'
 import { unknownQuantization } from '../evaluate/load-model.ts'
-import { configFiles } from '../format/index.ts'
+import { configFiles, formatNamed } from '../format/index.ts'
 import { nodeClock } from '../io/clock.ts'
 import { type Files, nodeFiles } from '../io/files.ts'
 import { memoryBytes } from '../io/machine.ts'
@@ -34,7 +34,8 @@ export interface Source {
 
 const defaultOutput = (name: string, { method, grid, bits, group, format }: Recipe): string => {
   if (method === 'convert') return `${name}-${format.replace(':', '-')}`
-  if (format.startsWith('gguf')) return `${name}-${method}-${format.split(':')[1] ?? 'q4_k_m'}`
+  const { mix } = formatNamed(format).facts
+  if (mix) return `${name}-${method}-${mix.name}`
   const codes = grid === 'int' ? `${bits}bit` : grid
   return `${name}-${method}-${codes}${group === 'implied' ? '' : `-${typeof group === 'number' ? `g${group}` : group}`}`
 }

@@ -18,20 +18,13 @@ import { layoutOf } from '../gguf/block-layouts.ts'
 import { packBlocks } from '../gguf/blocks.ts'
 import { blocksOf } from '../gguf/coded.ts'
 import { type MixName, mixes, typesOf } from '../gguf/mixes.ts'
-import { isDerived, toGgufName } from '../gguf/names.ts'
+import { ggufWeight, isDerived, toGgufName } from '../gguf/names.ts'
 import { isDense, schemeOfType, storageOfType, widthRefusal } from '../gguf/scheme.ts'
 import { type GgmlTypeName, ggmlTypes, isRounded } from '../gguf/types.ts'
 import { printable } from '../io/printable.ts'
-import { damaged, partOf, tensorInfo, withData } from './stored.ts'
+import { damaged, partOf, roleOf, tensorInfo, withData } from './stored.ts'
 
 const weightOf = (module: string): string => `${module}.weight`
-
-/** Of llama.cpp. @throws QuantizeError unsupported for a weight that its llama architecture does not have */
-const ggufName = (module: string): string => {
-  const name = toGgufName(weightOf(module))
-  if (name !== undefined) return name
-  throw new QuantizeError('unsupported', `${printable(module)}: no weight of the llama architecture of llama.cpp`)
-}
 
 /** Model types that are the llama architecture of llama.cpp. */
 const architectures: readonly string[] = ['llama', 'mistral']
@@ -54,15 +47,12 @@ const chooseTypes =
         'unsupported',
         `format gguf: ${model ? `architecture ${model.arch} is not written` : 'the model has no architecture that is known here'}; ${architectures.join(' and ')} are`,
       )
-    const tensors = weights.map(({ name, out, in: inputs }) => ({ name: ggufName(name), out, in: inputs }))
+    const tensors = weights.map(({ name, out, in: inputs }) => ({ name: ggufWeight(name), out, in: inputs }))
     const chosen = typesOf(mix, tensors, mixModel(model), withImportances)
     return new Map(
       weights.map(({ name, asked }) => {
-        const { type, instead } = asked ? { type: asked, instead: undefined } : chosen.get(ggufName(name))!
-        const scheme = isDense(type)
-          ? ({ grid: 'int', bits: 8, symmetric: true, group: 'channel' } as const)
-          : schemeOfType(type)
-        return [name, { ...scheme, type, ...(instead ? { instead } : {}) }]
+        const { type, instead } = asked ? { type: asked, instead: undefined } : chosen.get(ggufWeight(name))!
+        return [name, { ...schemeOfType(type), ...(instead ? { instead } : {}) }]
       }),
     )
   }
@@ -79,9 +69,6 @@ const unpack = (module: string, lookup: TensorLookup) => {
     throw damaged(tensor, `is ${type} [${tensor.shape}]`, 'gguf')
   return { decode: 'blocks', out, in: inputs, type, blocks: tensor.read() } as const
 }
-
-const roleOf = (module: string): LinearScheme['role'] =>
-  module === 'lm_head' ? 'head' : module === 'model.embed_tokens' ? 'embedding' : 'linear'
 
 /** A tensor whose type has blocks. @throws QuantizeError unsupported for a type that is not decoded */
 const schemeOfTensor = ({ name, dtype, shape, file }: TensorSource): LinearScheme => {
@@ -124,9 +111,7 @@ const computesWith = ({ type }: LinearScheme): ActivationScheme => ({
 
 const gguf = (mix: MixName, name: string, detects: boolean): Format => {
   const { base, bits, summary, fileType } = mixes[mix]
-  const { grid, symmetric, group } = isDense(base)
-    ? ({ grid: 'int', symmetric: true, group: 'channel' } as const)
-    : schemeOfType(base)
+  const { grid, symmetric, group } = schemeOfType(base)
   return {
     name,
     facts: {
@@ -139,7 +124,7 @@ const gguf = (mix: MixName, name: string, detects: boolean): Format => {
       head: true,
       embedding: true,
       container: 'gguf',
-      fileType,
+      mix: { name: mix, fileType },
       ...(isDense(base) ? { dense: true, valueDtype: base } : {}),
       restDtype: ({ shape }) => (shape.length < 2 ? 'F32' : isDense(base) ? base : undefined),
       refusesRest: ({ name: tensor }) =>

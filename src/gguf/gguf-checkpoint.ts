@@ -6,14 +6,18 @@ import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { printable } from '../io/printable.ts'
 import { configOf, type GgufConfig } from './model-config.ts'
-import { type Heads, permutedHeads, ropeFactorsName, toHfName } from './names.ts'
+import { type Heads, ropeFactorsName, toHfName } from './names.ts'
 import { type GgufFile, openGguf } from './open-gguf.ts'
-import { interleavedRows, inverseOrder } from './permute.ts'
+import { storedRows } from './permute.ts'
 import { type HfTokenizerFiles, hfTokenizerOf } from './tokenizer/from-gguf.ts'
 import type { GgufMetadata } from './values.ts'
 
 export interface GgufCheckpoint extends Checkpoint {
   readonly gguf: GgufFile
+  /** undefined for a model that is not read here: its tensors keep their names. */
+  readonly heads: Heads | undefined
+  /** The values of `rope_freqs.weight`. */
+  readonly ropeFactors: Float32Array | undefined
 }
 
 export const isGguf = (checkpoint: Checkpoint): checkpoint is GgufCheckpoint => 'gguf' in checkpoint
@@ -76,9 +80,7 @@ const hfTensors = ({ tensors }: GgufFile, heads: Heads): Map<string, TensorSourc
     const hfName = toHfName(name)
     if (hfName === undefined)
       throw new QuantizeError('unsupported', `${where} is none that the llama architecture has here`)
-    const count = permutedHeads(name, heads)
-    const rows = count === undefined ? undefined : inverseOrder(interleavedRows(shape[0] ?? 0, count, where))
-    found.set(hfName, as(hfName, rows))
+    found.set(hfName, as(hfName, storedRows(name, shape, heads, where)))
   }
   return found
 }
@@ -92,7 +94,8 @@ export const openGgufCheckpoint = (path: string, given: string, files: Files): G
   const gguf = openGguf(path, files)
   try {
     const { metadata, tensors } = gguf
-    const config = once(() => configOf({ file: path, metadata, tensors, ropeFactors: ropeFactorsOf(gguf) }))
+    const ropeFactors = ropeFactorsOf(gguf)
+    const config = once(() => configOf({ file: path, metadata, tensors, ropeFactors }))
     const tokenizer = once(() => hfTokenizerOf(metadata, path))
     const heads = headsOf(config)
     return {
@@ -103,6 +106,8 @@ export const openGgufCheckpoint = (path: string, given: string, files: Files): G
       metadata: shownMetadata(metadata),
       embedded: embeddedFiles(metadata, config, tokenizer),
       gguf,
+      heads,
+      ropeFactors,
       close: gguf.close,
     }
   } catch (error) {

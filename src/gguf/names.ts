@@ -1,4 +1,6 @@
 /** Names of tensors of the llama architecture, as transformers and llama.cpp have them (gguf-py/gguf/tensor_mapping.py). */
+import { QuantizeError } from '../errors.ts'
+import { printable } from '../io/printable.ts'
 
 const whole: Readonly<Record<string, string>> = {
   'model.embed_tokens': 'token_embd',
@@ -51,6 +53,13 @@ export const toGgufName = (name: string): string | undefined => {
   const [, index, part = ''] = hfBlock.exec(full) ?? []
   const inner = ggufInBlock.get(part)
   return inner === undefined ? undefined : `blk.${index}.${inner}${kind}`
+}
+
+/** llama.cpp's name of a module's weight. @throws QuantizeError unsupported for one that the llama architecture does not have */
+export const ggufWeight = (module: string): string => {
+  const name = toGgufName(`${module}.weight`)
+  if (name !== undefined) return name
+  throw new QuantizeError('unsupported', `${printable(module)}: no weight of the llama architecture of llama.cpp`)
 }
 
 /** The inverse of `toGgufName`; undefined too for `rope_freqs.weight`. */

@@ -3,6 +3,7 @@
  * neighbours, so its converter interleaves the halves (conversion/llama.py, LlamaModel.permute).
  */
 import { QuantizeError } from '../errors.ts'
+import { type Heads, permutedHeads } from './names.ts'
 
 /** For each row of the result, the row that it comes from. */
 export type RowOrder = Int32Array
@@ -44,4 +45,20 @@ export const gatherRows = <T extends Uint8Array | Float32Array>(data: T, width: 
     gathered.set(data.subarray(from * width, (from + 1) * width), row * width)
   })
   return gathered
+}
+
+/**
+ * Where llama.cpp stores each row of a tensor; undefined: in order.
+ * @param name of transformers or of llama.cpp
+ * @param what names the tensor in a refusal
+ * @throws QuantizeError as interleavedRows
+ */
+export const storedRows = (
+  name: string,
+  shape: readonly number[],
+  heads: Heads,
+  what: string,
+): RowOrder | undefined => {
+  const count = permutedHeads(name, heads)
+  return count === undefined ? undefined : inverseOrder(interleavedRows(shape[0] ?? 0, count, what))
 }

@@ -4,11 +4,10 @@ import type { Checkpoint, TensorInfo } from '../contracts.ts'
 import { fromFloat32 } from '../dtype/convert.ts'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
-import { isGguf } from './gguf-checkpoint.ts'
-import { configOf } from './model-config.ts'
+import { type GgufCheckpoint, isGguf } from './gguf-checkpoint.ts'
 import { metadataOf } from './model-metadata.ts'
-import { type Heads, permutedHeads, ropeFactorsName, toGgufName } from './names.ts'
-import { interleavedRows, inverseOrder } from './permute.ts'
+import { type Heads, ropeFactorsName, toGgufName } from './names.ts'
+import { storedRows } from './permute.ts'
 import { splitKeys } from './split.ts'
 import { readTokenizerFiles, tokenizerMetadata } from './tokenizer/to-gguf.ts'
 import type { GgmlTypeName } from './types.ts'
@@ -23,7 +22,7 @@ export interface GgufOutput {
 
 interface Header {
   readonly metadata: GgufMetadata
-  readonly ropeFactors?: Float32Array
+  readonly ropeFactors: Float32Array | undefined
   readonly heads: Heads
   readonly notes: readonly string[]
 }
@@ -38,18 +37,14 @@ const fileKeys = (fileType: number): ReadonlyMap<string, GgufValue> =>
   ])
 
 /** Of a model that came as a GGUF: its own keys go along. */
-const headerOfGguf = (checkpoint: Checkpoint, fileType: number): Header | undefined => {
-  if (!isGguf(checkpoint)) return undefined
-  const { metadata, tensors, path } = checkpoint.gguf
-  const factors = tensors.get(ropeFactorsName)
-  const { num_attention_heads: heads, num_key_value_heads: kvHeads } = configOf({ file: path, metadata, tensors })
+const headerOfGguf = ({ gguf, heads, ropeFactors }: GgufCheckpoint, fileType: number): Header => {
   const splits: readonly string[] = Object.values(splitKeys)
-  const kept = [...metadata].filter(([key]) => !splits.includes(key) && !key.startsWith('quantize.imatrix.'))
+  const kept = [...gguf.metadata].filter(([key]) => !splits.includes(key) && !key.startsWith('quantize.imatrix.'))
   return {
     metadata: new Map([...kept, ...fileKeys(fileType)]),
-    heads: { heads, kvHeads },
+    heads: heads!, // the plan has refused other models
     notes: [],
-    ...(factors ? { ropeFactors: new Float32Array(factors.read().slice().buffer) } : {}),
+    ropeFactors,
   }
 }
 
@@ -81,39 +76,37 @@ const headerOf = (
     ]),
     heads: { heads: number('llama.attention.head_count'), kvHeads: number('llama.attention.head_count_kv') },
     notes: [...notes, ...tokenizer.notes],
-    ...(ropeFactors ? { ropeFactors } : {}),
+    ropeFactors,
   }
 }
 
-const tensorPlan = ({ name, dtype, shape }: TensorInfo, heads: Heads): GgufTensorPlan => {
-  const count = permutedHeads(name, heads)
-  return {
-    name: toGgufName(name)!, // the plan has refused others
-    called: name,
-    type: dtype as GgmlTypeName,
-    shape,
-    ...(count === undefined ? {} : { rows: inverseOrder(interleavedRows(shape[0] ?? 0, count, name)) }),
-  }
-}
+const tensorPlan = ({ name, dtype, shape }: TensorInfo, heads: Heads): GgufTensorPlan => ({
+  name: toGgufName(name)!, // the plan has refused others
+  called: name,
+  type: dtype as GgmlTypeName,
+  shape,
+  rows: storedRows(name, shape, heads, name),
+})
 
 /**
  * @param outputs under transformers' names; each dtype is a type of ggml
  * @param config config.json of a model that is no GGUF
- * @param fileType general.file_type, for people: loaders go by the tensors
- * @param named the model, and the mix: together the file's name
+ * @param mix its file type is for people: loaders go by the tensors
+ * @param name of the model; with the mix's the file's name
  * @throws QuantizeError unsupported or bad-input: a model or a tokenizer that llama.cpp does not have
  */
 export const planGgufOutput = (
   outputs: readonly TensorInfo[],
   checkpoint: Checkpoint,
   config: Readonly<Record<string, unknown>> | undefined,
-  fileType: number,
-  { name, mix }: { readonly name: string; readonly mix: string },
+  mix: { readonly name: string; readonly fileType: number },
+  name: string,
   shardBytes: number,
   files: Files,
 ): GgufOutput => {
-  const { metadata, heads, ropeFactors, notes } =
-    headerOfGguf(checkpoint, fileType) ?? headerOf(checkpoint, config ?? {}, outputs, fileType, name, files)
+  const { metadata, heads, ropeFactors, notes } = isGguf(checkpoint)
+    ? headerOfGguf(checkpoint, mix.fileType)
+    : headerOf(checkpoint, config ?? {}, outputs, mix.fileType, name, files)
   const constants = ropeFactors
     ? [
         {
@@ -125,5 +118,5 @@ export const planGgufOutput = (
       ]
     : []
   const tensors = outputs.map(tensor => tensorPlan(tensor, heads))
-  return { shards: planGgufFiles(`${name}-${mix.toUpperCase()}`, metadata, tensors, shardBytes, constants), notes }
+  return { shards: planGgufFiles(`${name}-${mix.name.toUpperCase()}`, metadata, tensors, shardBytes, constants), notes }
 }

@@ -11,8 +11,9 @@ const gridOf = (type: GgmlTypeName): GridName => {
   return type === 'MXFP4' ? 'mxfp4' : 'iq4'
 }
 
-/** The scheme of a type that `unpackBlocks` decodes. */
+/** The scheme of a type that `unpackBlocks` decodes, or of values, which have no codes. */
 export const schemeOfType = (type: GgmlTypeName): Omit<TypedScheme, 'instead'> => {
+  if (isDense(type)) return { type, grid: 'int', bits: 8, symmetric: true, group: 'channel' }
   const { bits, decode, group } = layoutOf(type)!
   return { type, grid: gridOf(type), bits, symmetric: decode !== 'biased', group }
 }

@@ -12,6 +12,7 @@ import { packFactor } from '../engine/kernel/factor.ts'
 import { matrixOf } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
 import { deadChannels, factorize } from '../engine/ort/cholesky.ts'
+import { diagonalOf } from '../engine/ort/gram.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
 import { isRounded } from '../gguf/types.ts'
@@ -97,9 +98,6 @@ export const plainRounding = (
 
 /** With fewer tokens than this for each input, error feedback fits noise and is worse than plain rounding on other text (docs/methods.md). */
 const leastTokensPerInput = 2
-
-const diagonalOf = (gram: Float32Array, n: number): Float32Array =>
-  Float32Array.from({ length: n }, (_, channel) => gram[channel * n + channel])
 
 /**
  * Error feedback for the linears behind a tap. Falls back to rounding to nearest, and says so, when too few tokens were seen or the Gram

@@ -1,22 +1,9 @@
-/** Importance matrices that lie, and odd ones that do not. */
-import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { type Imatrix, readImatrix } from '../../src/gguf/imatrix.ts'
+import { readImatrix } from '../../src/gguf/imatrix.ts'
 import { refusal } from '../checkpoint/support.ts'
 import { memoryFiles } from '../fuzz/memory-files.ts'
+import { imatrixFixture as fixture, readBytes as read } from './imatrix-bytes.ts'
 import { ggufFile, info, list, type Parts, pair, text, u32 } from './raw.ts'
-
-const fixture = (name: string): Uint8Array =>
-  new Uint8Array(readFileSync(new URL(`../../fixtures/imatrix/${name}`, import.meta.url)))
-
-const read = (bytes: Uint8Array): Imatrix => {
-  const { files, open } = memoryFiles({ m: bytes })
-  try {
-    return readImatrix('m', files)
-  } finally {
-    expect(open()).toBe(0)
-  }
-}
 
 const f32 = (...values: readonly number[]): Buffer => Buffer.from(Float32Array.from(values).buffer)
 const name = 'blk.0.attn_q.weight'

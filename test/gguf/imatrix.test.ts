@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -9,19 +8,7 @@ import { refusal } from '../checkpoint/support.ts'
 import { memoryFiles } from '../fuzz/memory-files.ts'
 import { temporaryFolder } from '../helpers/temporary-folder.ts'
 import '../seed.ts'
-
-const fixture = (name: string): Uint8Array =>
-  new Uint8Array(readFileSync(new URL(`../../fixtures/imatrix/${name}`, import.meta.url)))
-
-/** Under a name that says nothing. */
-const read = (bytes: Uint8Array): Imatrix => {
-  const { files, open } = memoryFiles({ m: bytes })
-  try {
-    return readImatrix('m', files)
-  } finally {
-    expect(open()).toBe(0)
-  }
-}
+import { imatrixFixture as fixture, readBytes as read } from './imatrix-bytes.ts'
 
 const written = (name: string, imatrix: Imatrix): Uint8Array => {
   let bytes = new Uint8Array()

@@ -5,7 +5,7 @@ import { createEngine } from '../../engine/ort/session.ts'
 import { QuantizeError } from '../../errors.ts'
 import { loadModel } from '../../evaluate/load-model.ts'
 import { writeImatrix } from '../../gguf/imatrix.ts'
-import { toGgufName } from '../../gguf/names.ts'
+import { ggufWeight } from '../../gguf/names.ts'
 import { nodeFiles } from '../../io/files.ts'
 import type { CalibrateOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
@@ -31,7 +31,7 @@ export const calibrate = async (options: CalibrateOptions, ui: Ui): Promise<void
         },
       })
       ui.report({ kind: 'end' })
-      const entries = [...found].map(([name, importances]) => [ggufName(name), importances] as const)
+      const entries = [...found].map(([name, importances]) => [ggufWeight(name), importances] as const)
       const imatrix = { entries: new Map(entries), datasets: [report.text], chunks: windows.length, chunkSize: seqLen }
       writeImatrix(output, imatrix, nodeFiles)
       const { tokensUsed: tokens } = report
@@ -43,13 +43,4 @@ export const calibrate = async (options: CalibrateOptions, ui: Ui): Promise<void
   } finally {
     checkpoint.close()
   }
-}
-
-const ggufName = (linear: string): string => {
-  const name = toGgufName(`${linear}.weight`)
-  if (name !== undefined) return name
-  throw new QuantizeError(
-    'unsupported',
-    `${linear}: llama.cpp has no name for it that is known here; llama and mistral have`,
-  )
 }

@@ -110,3 +110,7 @@ export const createGram = (engine: Engine, n: number): GramAccumulator => {
     },
   }
 }
+
+/** [n]: the mean of the squares of each feature, from a Gram matrix [n, n]. */
+export const diagonalOf = (gram: Float32Array, n: number): Float32Array =>
+  Float32Array.from({ length: n }, (_, channel) => gram[channel * n + channel])

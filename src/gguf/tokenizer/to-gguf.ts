@@ -1,8 +1,8 @@
 /** A model's tokenizer, from the files of transformers to the keys of GGUF. */
 import { join } from 'node:path'
+import { modelText } from '../../checkpoint/beside.ts'
 import { QuantizeError } from '../../errors.ts'
 import type { Files } from '../../io/files.ts'
-import { checkedMember } from '../../io/member.ts'
 import { parseJsonObject } from '../../io/parse-json.ts'
 import { printable } from '../../io/printable.ts'
 import type { GgufValue } from '../values.ts'
@@ -45,11 +45,8 @@ export const tokenizerMetadata = ({ json, file, ...configs }: TokenizerFiles, ro
 /** The largest published tokenizer.json is about 35 MB. */
 const maxJsonBytes = 2 ** 26
 
-const optional = (folder: string, name: string, files: Files): string | undefined =>
-  files.stat(join(folder, name)) ? files.readText(checkedMember(files, folder, name), maxJsonBytes) : undefined
-
 const optionalJson = (folder: string, name: string, files: Files): Json | undefined => {
-  const text = optional(folder, name, files)
+  const text = modelText({ folder }, name, maxJsonBytes, files)
   return text === undefined ? undefined : parseJsonObject(text, join(folder, name))
 }
 
@@ -66,7 +63,7 @@ export const readTokenizerFiles = (folder: string, files: Files): TokenizerFiles
     json,
     file,
     tokenizer: optionalJson(folder, 'tokenizer_config.json', files),
-    chatTemplate: optional(folder, 'chat_template.jinja', files),
+    chatTemplate: modelText({ folder }, 'chat_template.jinja', maxJsonBytes, files),
     model: optionalJson(folder, 'config.json', files),
     generation: optionalJson(folder, 'generation_config.json', files),
   }
