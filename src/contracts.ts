@@ -158,6 +158,8 @@ export interface Statistics {
   readonly count: number
   /** Σ x xᵀ / count, [in, in], symmetric, full. */
   readonly gram: Float32Array
+  /** Σ (x′ − x) xᵀ / count, [in, in], x′ what the tap sees in the unquantized model; where it was asked for. */
+  readonly drift?: Float32Array
 }
 
 // ── quantize ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,6 +241,9 @@ export type Group = number | 'channel' | 'tensor' | 'block'
 
 /** Order of the columns in an error-feedback sweep, and which columns form a group (docs/methods.md). */
 export type ActOrder = 'none' | 'static' | 'g_idx'
+
+/** What is done with codes and scales after error feedback: nothing, or coordinate descent on both. */
+export type Refinement = 'none' | 'cd'
 
 /** bitsandbytes' double quantization of scales: s = map[code] · absmax[block] + offset, blocks of 256 scales in row-major order. */
 export interface NestedScales {
@@ -398,6 +403,9 @@ export interface FormatFacts {
     readonly group?: Group
     /** Its own tool quantizes embedding and head as well. */
     readonly embedding?: boolean
+    /** Of methods with error feedback. */
+    readonly correct?: number
+    readonly refine?: Refinement
   }
   /** The one group that a linear of these inputs can have, where the format derives it instead of storing it. */
   readonly impliedGroup?: (inputs: number, bits: Bits, grid: GridName) => Group

@@ -7,6 +7,7 @@ import { chunkRowsOf, chunkSizes } from './engine/ort/activations.ts'
 import { cutAtTaps, linearsOf, widths } from './engine/ort/segments.ts'
 import { QuantizeError } from './errors.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
+import type { Recipe } from './recipe.ts'
 
 /** What a run holds in memory, and what it does without. */
 export interface MemoryPlan {
@@ -69,8 +70,8 @@ const tokensOf = (model: Model, { samples, seqLen }: { samples: number; seqLen: 
   seqLen,
 })
 
-/** One graph's run over a chunk: its weights, every value that it makes, the scores of attention; and the Gram matrix that grows beside it. */
-const forwardBytes = (block: Block, hidden: number, { chunkRows, seqLen }: Tokens): number => {
+/** One graph's run over a chunk: its weights, every value that it makes, the scores of attention; and the Gram matrix that grows beside it, with the drift. */
+const forwardBytes = (block: Block, hidden: number, { chunkRows, seqLen }: Tokens, drift: boolean): number => {
   const linears = linearsOf(block)
   const width = widths(block, hidden)
   return most(
@@ -82,15 +83,28 @@ const forwardBytes = (block: Block, hidden: number, { chunkRows, seqLen }: Token
         values += width.get(op.y)!
         if (op.op === 'attention') scores += op.heads * seqLen
       }
-      const gram = tap ? 1.6 * tap.width ** 2 : 0
-      return 4 * (weights + chunkRows * (values + scores + (tap?.width ?? 0)) + gram)
+      const gram = tap ? (drift ? 2.6 : 1.6) * tap.width ** 2 : 0
+      const taps = (drift ? 3 : 1) * (tap?.width ?? 0)
+      return 4 * (weights + chunkRows * (values + scores + taps) + gram)
     }),
   )
 }
 
-/** Factoring a tap's Gram matrix and rounding a linear of it: the matrix, half of it as a factor, and half again while one becomes the other. */
-const roundingBytes = (linears: readonly PlannedLinear[], threads: number): number =>
-  most(linears.map(linear => 8 * linear.scheme.in ** 2 + storeBytes(linear, 5) + kernelBytes(linear, threads)))
+/**
+ * Factoring a tap's Gram matrix and rounding a linear of it: the matrix, half of it as a factor, and half again while one becomes the other.
+ * Correcting takes four more matrices of the tap's size and the linear's weights twice; refining six, and the weights five times.
+ */
+const roundingBytes = (linears: readonly PlannedLinear[], { correct, refine }: Recipe, threads: number): number => {
+  const matrices = 2 + (correct > 0 ? 4 : 0) + (refine === 'cd' ? 6 : 0)
+  const copies = (correct > 0 ? 2 : 0) + (refine === 'cd' ? 5 : 0)
+  return most(
+    linears.map(linear => {
+      const { out, in: inputs } = linear.scheme
+      const held = 4 * (matrices * inputs ** 2 + copies * out * inputs)
+      return held + storeBytes(linear, 5) + kernelBytes(linear, threads)
+    }),
+  )
+}
 
 /** Weights [out, in] of a block as float32. */
 const decodedBytes = ({ stages }: Block): number =>
@@ -104,11 +118,8 @@ const embeddingBytes = ({ vocabulary, hidden }: Model, { total }: Tokens): numbe
  * @param budget bytes
  * @param threads of the kernels
  */
-export const planMemory = (
-  { model, linears, recipe: { calibration } }: Plan,
-  budget: number,
-  threads: number,
-): MemoryPlan => {
+export const planMemory = ({ model, linears, recipe }: Plan, budget: number, threads: number): MemoryPlan => {
+  const { calibration } = recipe
   if (!calibration) {
     const peak = Math.ceil(
       // while one linear is stored, the codes of the next are chosen
@@ -123,14 +134,15 @@ export const planMemory = (
   const tokens = tokensOf(model!, calibration)
   const elements = most(blocks.map(block => heldElements(heldWidths(block, hidden))))
   const work = Math.max(
-    most(blocks.map(block => forwardBytes(block, hidden, tokens))),
-    roundingBytes(linears, threads),
+    most(blocks.map(block => forwardBytes(block, hidden, tokens, recipe.correct > 0))),
+    roundingBytes(linears, recipe, threads),
     embeddingBytes(model!, tokens),
   )
   const decoded = most(blocks.map(decodedBytes))
   const peakOf = (held: number): number => Math.ceil(slack * (baseBytes.calibrated + work + held))
-  const inMemory = 4 * elements * tokens.total
-  const inFile = 4 * elements * tokens.chunkRows
+  const passes = recipe.correct > 0 ? 2 : 1
+  const inMemory = passes * 4 * elements * tokens.total
+  const inFile = passes * 4 * elements * tokens.chunkRows
   const least = peakOf(inFile)
   const ways = [
     { peak: peakOf(inMemory + decoded), spillBytes: 0, keepDecoded: true },

@@ -241,6 +241,7 @@ const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Pro
       },
       {
         spill,
+        drift: plan.recipe.correct > 0,
         zeroNonFinite: plan.recipe.nonfinite === 'zero',
         onChunk(block, stage, _done, of) {
           context.signal.throwIfAborted()

@@ -7,6 +7,7 @@ import type {
   GridName,
   Group,
   LinearScheme,
+  Refinement,
   WeightDtype,
 } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
@@ -40,6 +41,9 @@ export interface Recipe {
   readonly clip: ClipName
   readonly actOrder: ActOrder
   readonly damp: number
+  /** Share of the way to weights that make up for quantized linears before them (engine/ort/drift.ts); 0: none of it. */
+  readonly correct: number
+  readonly refine: Refinement
   readonly format: string
   readonly unfit: 'error' | 'keep'
   /** Of a conversion: values that the format cannot hold exactly are rounded to nearest. */
@@ -91,6 +95,8 @@ export interface RecipeRequest {
   readonly clip?: ClipName
   readonly actOrder?: ActOrder
   readonly damp?: number
+  readonly correct?: number
+  readonly refine?: Refinement
   readonly format?: string
   readonly unfit?: 'error' | 'keep'
   readonly nonfinite?: 'error' | 'zero'
@@ -194,6 +200,10 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const beside = (asked: Bits | 'none' | undefined): Bits | null =>
     asked === 'none' ? null : (asked ?? (facts.defaults?.embedding ? bits : null))
   const needsData = method.needs.length > 0
+  const feedback = method.rounding !== 'nearest'
+  const refine = request.refine ?? (feedback ? facts.defaults?.refine : undefined) ?? method.refine
+  if (refine === 'cd' && actOrder === 'g_idx')
+    refuse('--refine cd: groups of --act-order g_idx are fitted during the sweep; use --act-order static')
   return {
     method: method.name,
     grid,
@@ -211,6 +221,8 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     clip: request.clip ?? method.clip,
     actOrder,
     damp: request.damp ?? method.damp,
+    correct: request.correct ?? (feedback ? facts.defaults?.correct : undefined) ?? method.correct,
+    refine,
     format,
     unfit: request.unfit ?? defaults.unfit,
     lossy: false,
@@ -261,6 +273,8 @@ export const conversionRecipe = (request: ConversionRequest, typical: LinearSche
       groupFallback: false,
       clip: 'minmax',
       damp: 0,
+      correct: 0,
+      refine: 'none',
       nonfinite: defaults.nonfinite,
       imatrix: null,
       calibration: undefined,

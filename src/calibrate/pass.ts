@@ -1,9 +1,10 @@
 import type { Block, Model, Stage, Statistics } from '../contracts.ts'
 import { chunkRowsOf, embed, type ReadWeight } from '../engine/ort/activations.ts'
+import { createDrift } from '../engine/ort/drift.ts'
 import { createBlockPass, type LinearWeight } from '../engine/ort/forward.ts'
 import { createGram } from '../engine/ort/gram.ts'
 import type { Engine } from '../engine/ort/session.ts'
-import type { Spill } from '../engine/ort/spill.ts'
+import { type Spill, spillBeside } from '../engine/ort/spill.ts'
 import { QuantizeError } from '../errors.ts'
 
 /** A stage whose tap has seen all samples, through everything before it as it will be stored. */
@@ -30,6 +31,8 @@ export interface PassOptions {
   readonly zeroNonFinite?: boolean
   /** Takes the activations instead of memory. */
   readonly spill?: Spill
+  /** Also computes the unquantized model, beside what becomes of it, and gives Statistics.drift. */
+  readonly drift?: boolean
   /** After each chunk of tokens through the part of a block that computes one tap. */
   readonly onChunk: (block: Block, stage: Stage | undefined, done: number, of: number) => void
 }
@@ -83,32 +86,48 @@ export const calibratedPass = async (
   windows: readonly Int32Array[],
   read: ReadWeight,
   visitor: Visitor,
-  { zeroNonFinite = false, spill, onChunk }: PassOptions,
+  { zeroNonFinite = false, spill, drift = false, onChunk }: PassOptions,
 ): Promise<void> => {
   const activations = embed(model, read, windows, chunkRowsOf(model), spill)
+  const unquantized = drift
+    ? embed(model, read, windows, chunkRowsOf(model), spill && spillBeside(spill, windows.length))
+    : undefined
+  const original: LinearWeight = linear => read(linear.weight)
   for (const block of model.blocks) {
     const replaced = new Map<string, () => Float32Array>()
-    const weight: LinearWeight = linear => replaced.get(linear.name)?.() ?? read(linear.weight)
+    const weight: LinearWeight = linear => replaced.get(linear.name)?.() ?? original(linear)
     const pass = createBlockPass(engine, block, activations, read)
+    const originalPass = unquantized && createBlockPass(engine, block, unquantized, read)
     for (const stage of block.stages) {
       const known = visitor.known(stage)
       const gram = known ? undefined : createGram(engine, stage.width)
-      let [zeroed, tokens] = [0, 0]
-      await pass.advance(weight, {
-        async onTap({ transposed, rows }) {
-          if (!gram) return
+      const drifted = gram && drift ? createDrift(engine, stage.width) : undefined
+      const originals = originalPass?.advance(original)
+      let [zeroed, tokens, done] = [0, 0, 0]
+      for await (const tap of pass.advance(weight)) {
+        const { transposed, rows } = tap!
+        const there = (await originals?.next())?.value
+        if (gram) {
           if (zeroNonFinite) zeroed += zeroIn(transposed)
           await gram.add(transposed, rows)
           if (gram.notFinite() >= 0)
             throw notFinite(stage, transposed, rows, tokens, activations.seqLen, gram.notFinite())
-          tokens += rows
-        },
-        onChunk: (done, of) => onChunk(block, stage, done, of),
-      })
-      const weights = known ?? (await visitor.visit({ block, stage, statistics: gram!.finish(), zeroed }))
+        }
+        if (there && drifted) {
+          if (zeroNonFinite) zeroIn(there.transposed)
+          await drifted.add(there.transposed, transposed, rows)
+        }
+        tokens += rows
+        onChunk(block, stage, ++done, pass.chunks)
+      }
+      await originals?.next() // ends it
+      const statistics = gram && { ...gram.finish(), drift: drifted?.finish() }
+      const weights = known ?? (await visitor.visit({ block, stage, statistics: statistics!, zeroed }))
       for (const [name, values] of weights) replaced.set(name, values)
     }
-    if (block !== model.blocks.at(-1))
-      await pass.advance(weight, { onChunk: (done, of) => onChunk(block, undefined, done, of) })
+    if (block === model.blocks.at(-1)) continue
+    let done = 0
+    for await (const _ of pass.advance(weight)) onChunk(block, undefined, ++done, pass.chunks)
+    if (originalPass) for await (const _ of originalPass.advance(original));
   }
 }

@@ -2,7 +2,7 @@
  * The one table of options: commander, the help text, the defaults and docs/cli.md are made from it. What depends on the method
  * has no default here; the presets of src/method give it, and the help shows theirs.
  */
-import type { ActOrder, ClipName } from '../contracts.ts'
+import type { ActOrder, ClipName, Refinement } from '../contracts.ts'
 import { formatNames } from '../format/index.ts'
 import { gridNames, gridPresets } from '../method/grids.ts'
 import { type Method, type MethodName, methods } from '../method/index.ts'
@@ -167,6 +167,16 @@ export const optionTable = {
       help: 'fraction of the mean diagonal added to the Gram matrix; raised by itself where that does not suffice',
     },
   ),
+  correct: optional(fraction, `${preset(method => method.correct, 'feedback')} (gguf: 0.5)`, {
+    flag: 'correct',
+    needs: 'feedback',
+    help: 'how far weights move, from 0 to 1, to make up for what quantizing the linears before them changed; takes a second pass beside the first',
+  }),
+  refine: optional(oneOf<Refinement>('none', 'cd'), `${preset(method => method.refine, 'feedback')} (gguf: cd)`, {
+    flag: 'refine',
+    needs: 'feedback',
+    help: 'after error feedback: nothing, or coordinate descent on codes and scales (cd)',
+  }),
   grid: optional(gridName, 'int', {
     flag: 'grid',
     aliases: ['quant-type', 'data-type'],
@@ -321,7 +331,20 @@ export const commandTable = {
     summary: 'quantize a checkpoint',
     argument: 'a .safetensors file, or a folder that holds one model',
     options: [
-      ...(['output', 'method', 'bits', 'grid', 'group', 'symmetric', 'clip', 'actOrder', 'damp', 'format'] as const),
+      ...([
+        'output',
+        'method',
+        'bits',
+        'grid',
+        'group',
+        'symmetric',
+        'clip',
+        'actOrder',
+        'damp',
+        'correct',
+        'refine',
+        'format',
+      ] as const),
       ...(['headBits', 'embedBits', 'include', 'exclude', 'overrides', 'activations', 'restDtype'] as const),
       ...([
         'groupFallback',

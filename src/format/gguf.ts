@@ -120,7 +120,7 @@ const gguf = (mix: MixName, name: string, detects: boolean): Format => {
       bits: [bits],
       groups: isDense(base) ? 'none: values' : `of ${base} and of the other types that the mix chooses`,
       loaders: 'llama.cpp and what is built on it: Ollama, LM Studio, llama-cpp-python',
-      defaults: { grid, bits, symmetric, group },
+      defaults: { grid, bits, symmetric, group, correct: 0.5, refine: 'cd' },
       head: true,
       embedding: true,
       container: 'gguf',

@@ -68,7 +68,7 @@ export const unpackParameters = (type: GgmlTypeName, bytes: Uint8Array): Omit<Gg
   const { bytes: stride } = ggmlTypes[type]
   const count = bytes.length / stride
   if (!Number.isInteger(count)) throw new RangeError(`${bytes.length} bytes are no whole blocks of ${type}`)
-  const scaleCodes = scales ? new (scales.signed ? Int8Array : Uint8Array)(count * scales.count) : none.codes
+  const scaleCodes = scales ? new (scales.range[0] < 0 ? Int8Array : Uint8Array)(count * scales.count) : none.codes
   const minCodes = scales?.minima ? new Uint8Array(count * scales.count) : none.codes
   if (scales) for (let i = 0; i < count; i++) scales.read(bytes, i * stride, scaleCodes, minCodes, i * scales.count)
   return {

@@ -3,8 +3,8 @@
 export interface SubScales {
   /** Sub-blocks of a super-block. */
   readonly count: number
-  /** Scales are signed. */
-  readonly signed: boolean
+  /** Least and largest scale, and minimum where sub-blocks have them. */
+  readonly range: readonly [number, number]
   /** Sub-blocks have minima. */
   readonly minima: boolean
   /** One super-block at `at`; `scales` and `minima` are written from `first` on. */
@@ -17,7 +17,7 @@ export type Codes = Uint8Array | Int8Array
 
 /** Q2_K: 4 bits each, the minimum in the high nibble. */
 export const nibblePairs = (offset: number): SubScales => ({
-  ...{ count: 16, signed: false, minima: true },
+  ...({ count: 16, range: [0, 15], minima: true } as const),
   read(bytes, at, scales, minima, first) {
     for (let j = 0; j < 16; j++) {
       scales[first + j] = bytes[at + offset + j] & 15
@@ -31,7 +31,7 @@ export const nibblePairs = (offset: number): SubScales => ({
 
 /** Q3_K: 6 bits with 32 added; low nibbles of 8 and 8 scales share bytes, the upper two bits lie in 4 bytes behind them. */
 export const sixBitsSigned = (offset: number): SubScales => ({
-  ...{ count: 16, signed: true, minima: false },
+  ...({ count: 16, range: [-32, 31], minima: false } as const),
   read(bytes, at, scales, _, first) {
     for (let j = 0; j < 16; j++) {
       const low = (bytes[at + offset + (j & 7)] >> (4 * (j >> 3))) & 15
@@ -50,7 +50,7 @@ export const sixBitsSigned = (offset: number): SubScales => ({
 
 /** Q4_K, Q5_K: 8 scales and 8 minima of 6 bits in 12 bytes. The upper two bits of the last four lie in the first eight bytes. */
 export const sixBitPairs = (offset: number): SubScales => ({
-  ...{ count: 8, signed: false, minima: true },
+  ...({ count: 8, range: [0, 63], minima: true } as const),
   read(bytes, at, scales, minima, first) {
     const packed = at + offset
     for (let j = 0; j < 4; j++) {
@@ -73,7 +73,7 @@ export const sixBitPairs = (offset: number): SubScales => ({
 
 /** Q6_K: bytes in two's complement. */
 export const signedBytes = (offset: number): SubScales => ({
-  ...{ count: 16, signed: true, minima: false },
+  ...({ count: 16, range: [-128, 127], minima: false } as const),
   read(bytes, at, scales, _, first) {
     for (let j = 0; j < 16; j++) scales[first + j] = (bytes[at + offset + j] << 24) >> 24
   },
@@ -84,7 +84,7 @@ export const signedBytes = (offset: number): SubScales => ({
 
 /** IQ4_XS: 6 bits with 32 added; low nibbles in pairs at `low`, the upper two bits of all eight in the u16 at `high`. */
 export const splitSixBits = (high: number, low: number): SubScales => ({
-  ...{ count: 8, signed: true, minima: false },
+  ...({ count: 8, range: [-32, 31], minima: false } as const),
   read(bytes, at, scales, _, first) {
     for (let j = 0; j < 8; j++) {
       const nibble = (bytes[at + low + (j >> 1)] >> (4 * (j & 1))) & 15

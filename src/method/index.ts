@@ -2,7 +2,7 @@
  * Presets: a name for clip × grid × granularity × rounding × format. A preset says every choice, so that the report can print it
  * and a flag can replace one.
  */
-import type { ActOrder, Bits, ClipName, Group, StatisticName } from '../contracts.ts'
+import type { ActOrder, Bits, ClipName, Group, Refinement, StatisticName } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 
 export interface Method {
@@ -16,6 +16,9 @@ export interface Method {
   readonly actOrder: ActOrder
   /** Fraction of the mean diagonal added to the Gram matrix; raised until it factors. */
   readonly damp: number
+  /** As Recipe.correct. */
+  readonly correct: number
+  readonly refine: Refinement
   /** Statistics of each tap that the rounding needs; none: the method works without calibration text. */
   readonly needs: readonly StatisticName[]
   /** By symmetry: runtimes refuse asymmetric version 1 of `gptq` from any tool but GPTQModel, and read version 2. */
@@ -35,6 +38,8 @@ export const methods: Readonly<Record<MethodName, Method>> = {
     rounding: 'nearest',
     actOrder: 'none',
     damp: 0,
+    correct: 0,
+    refine: 'none',
     needs: [],
     format: { symmetric: 'compressed-tensors', asymmetric: 'compressed-tensors' },
   },
@@ -49,6 +54,8 @@ export const methods: Readonly<Record<MethodName, Method>> = {
     rounding: 'gptq',
     actOrder: 'static',
     damp: 0.01,
+    correct: 0,
+    refine: 'none',
     needs: ['gram'],
     format: { symmetric: 'gptq', asymmetric: 'gptq:v2' },
   },

@@ -3,21 +3,11 @@
  * ggml's, or by error feedback with those scales.
  */
 import type { BlockLinear, CodedLinear } from '../contracts.ts'
-import type { Matrix } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
 import { roundBlocks } from '../engine/kernel/round-blocks.ts'
 import { decodedBlocks } from '../gguf/coded.ts'
-import { schemeOfType, storageOfType } from '../gguf/scheme.ts'
 import type { RoundedType } from '../gguf/types.ts'
-import { gridNamed } from './grid/index.ts'
-import { type LinearRounding, quantizeLinear } from './quantize-linear.ts'
-
-export interface BlocksJob extends Matrix {
-  readonly type: RoundedType
-  readonly rounding: LinearRounding
-  /** [in]: what a squared error of each column counts; without it ggml weighs by the weights themselves. */
-  readonly importances?: Float32Array
-}
+import { type LinearJob, quantizeLinear } from './quantize-linear.ts'
 
 export interface RoundedBlocks {
   readonly quantized: BlockLinear | CodedLinear
@@ -25,23 +15,15 @@ export interface RoundedBlocks {
   readonly loss: number | undefined
 }
 
-/** @throws QuantizeError as roundBlocks and quantizeLinear */
-export const quantizeBlocks = async (kernels: Kernels, job: BlocksJob): Promise<RoundedBlocks> => {
-  const { type, rounding, importances, ...matrix } = job
-  const { out, in: inputs } = matrix
-  const blocks = await roundBlocks(kernels, matrix, type, importances)
-  const rounded: BlockLinear = { decode: 'blocks', out, in: inputs, type, blocks }
-  if (rounding.name === 'nearest') return { quantized: rounded, loss: undefined }
-  const { grid, bits, symmetric, group } = schemeOfType(type)
+/**
+ * @param job with the type's grid, group and storage; without a weighting ggml weighs by the weights themselves
+ * @throws QuantizeError as roundBlocks and quantizeLinear
+ */
+export const quantizeBlocks = async (kernels: Kernels, type: RoundedType, job: LinearJob): Promise<RoundedBlocks> => {
+  const blocks = await roundBlocks(kernels, job, type, job.weighting)
+  const rounded: BlockLinear = { decode: 'blocks', out: job.out, in: job.in, type, blocks }
+  if (job.rounding.name === 'nearest') return { quantized: rounded, loss: undefined }
   const given = decodedBlocks(rounded)
-  const { quantized, loss } = await quantizeLinear(kernels, {
-    ...matrix,
-    grid: gridNamed(grid, bits, symmetric),
-    clip: 'minmax',
-    group,
-    storage: storageOfType(type),
-    rounding,
-    given,
-  })
+  const { quantized, loss } = await quantizeLinear(kernels, { ...job, given })
   return { quantized: { ...quantized, superBlocks: given.superBlocks }, loss }
 }

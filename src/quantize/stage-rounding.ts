@@ -8,11 +8,14 @@ import type {
   Storage,
   TensorSource,
 } from '../contracts.ts'
+import { type FloatDtype, toFloat32 } from '../dtype/convert.ts'
 import { packFactor } from '../engine/kernel/factor.ts'
-import { matrixOf } from '../engine/kernel/panels.ts'
+import { matrixOf, matrixOfValues } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
 import { deadChannels, factorize } from '../engine/ort/cholesky.ts'
+import { driftCorrection } from '../engine/ort/drift.ts'
 import { diagonalOf } from '../engine/ort/gram.ts'
+import { plusProduct, square } from '../engine/ort/products.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
 import { isRounded } from '../gguf/types.ts'
@@ -20,7 +23,8 @@ import type { Recipe } from '../recipe.ts'
 import { actOrder } from './act-order.ts'
 import { gridNamed } from './grid/index.ts'
 import { quantizeBlocks } from './quantize-blocks.ts'
-import { type LinearRounding, quantizeLinear } from './quantize-linear.ts'
+import { type LinearJob, type LinearRounding, quantizeLinear } from './quantize-linear.ts'
+import { createRefiner } from './refine.ts'
 
 export interface Rounded {
   readonly quantized: CodedLinear | BlockLinear
@@ -43,40 +47,36 @@ export interface StageRounding {
 interface Choice {
   readonly rounding: LinearRounding
   readonly weighting?: Float32Array
-  readonly fallback: string | null
-}
-
-const roundWith = async (
-  kernels: Kernels,
-  clip: ClipName,
-  { rounding, weighting, fallback }: Choice,
-  source: TensorSource,
-  scheme: LinearScheme,
-  storage: Storage,
-  shared: number | undefined,
-): Promise<Rounded> => {
-  const { name, out, in: inputs, type, grid, bits, symmetric, group } = scheme
-  const matrix = matrixOf(source, out, inputs)
-  const { quantized, loss } =
-    type && isRounded(type)
-      ? await quantizeBlocks(kernels, { ...matrix, type, rounding, importances: weighting })
-      : await quantizeLinear(kernels, {
-          ...matrix,
-          grid: gridNamed(grid, bits, symmetric),
-          shared,
-          clip,
-          group,
-          storage,
-          rounding,
-          weighting,
-        })
-  if (loss === undefined || Number.isFinite(loss))
-    return { quantized, method: rounding.name === 'gptq' ? 'gptq' : 'rtn', fallback }
-  const diverged: Choice = { rounding: nearest, weighting, fallback: `${name}: the sweep diverged` }
-  return roundWith(kernels, clip, diverged, source, scheme, storage, shared)
 }
 
 const nearest: LinearRounding = { name: 'nearest' }
+
+const jobOf = (
+  source: TensorSource,
+  { out, in: inputs, grid, bits, symmetric, group }: LinearScheme,
+  clip: ClipName,
+  { rounding, weighting }: Choice,
+  storage: Storage,
+  shared: number | undefined,
+): LinearJob => ({
+  ...matrixOf(source, out, inputs),
+  grid: gridNamed(grid, bits, symmetric),
+  ...{ clip, group, storage, rounding, shared, weighting },
+})
+
+const roundJob = async (
+  kernels: Kernels,
+  job: LinearJob,
+  scheme: Pick<LinearScheme, 'name' | 'type'>,
+  fallback: string | null,
+): Promise<Rounded> => {
+  const { name, type } = scheme
+  const { quantized, loss } =
+    type && isRounded(type) ? await quantizeBlocks(kernels, type, job) : await quantizeLinear(kernels, job)
+  if (loss === undefined || Number.isFinite(loss))
+    return { quantized, method: job.rounding.name === 'gptq' ? 'gptq' : 'rtn', fallback }
+  return roundJob(kernels, { ...job, rounding: nearest }, scheme, `${name}: the sweep diverged`)
+}
 
 /**
  * Rounding to nearest.
@@ -90,8 +90,8 @@ export const plainRounding = (
   damp: null,
   deadChannels: null,
   round: (source, scheme, storage, shared) => {
-    const choice: Choice = { rounding: nearest, weighting: weightingOf(scheme.name), fallback: null }
-    return roundWith(kernels, clip, choice, source, scheme, storage, shared)
+    const choice = { rounding: nearest, weighting: weightingOf(scheme.name) }
+    return roundJob(kernels, jobOf(source, scheme, clip, choice, storage, shared), scheme, null)
   },
   release: () => {},
 })
@@ -99,16 +99,26 @@ export const plainRounding = (
 /** With fewer tokens than this for each input, error feedback fits noise and is worse than plain rounding on other text (docs/methods.md). */
 const leastTokensPerInput = 2
 
+/** H, [n, n]: the Gram matrix with its diagonal damped. */
+const dampedGram = (gram: Float32Array, diagonal: Float32Array, damp: number): Float32Array => {
+  const n = diagonal.length
+  const added = (damp * diagonal.reduce((sum, value) => sum + value, 0)) / n
+  const hessian = gram.slice()
+  for (let i = 0; i < n; i++) hessian[i * n + i] += added
+  return hessian
+}
+
 /**
  * Error feedback for the linears behind a tap. Falls back to rounding to nearest, and says so, when too few tokens were seen or the Gram
  * matrix does not factor at any damping.
+ * @param statistics with a drift where the recipe corrects it
  * @param tap for messages
  * @throws QuantizeError bad-input when an activation was not finite
  */
 export const feedbackRounding = async (
   engine: Engine,
   kernels: Kernels,
-  { gram, count }: Statistics,
+  { gram, count, drift }: Statistics,
   recipe: Recipe,
   tap: string,
 ): Promise<StageRounding> => {
@@ -120,21 +130,15 @@ export const feedbackRounding = async (
       'bad-input',
       `${tap}: channel ${broken} of its activations is not finite; the source's weights overflow on the calibration text`,
     )
-  const { clip, damp } = recipe
+  const { clip, damp, correct, refine } = recipe
   const dead = deadChannels(gram, n)
   const fallBack = (reason: string): StageRounding => ({
     damp: null,
     deadChannels: dead,
-    round: (source, scheme, storage, shared) =>
-      roundWith(
-        kernels,
-        clip,
-        { rounding: nearest, weighting: diagonal, fallback: reason },
-        source,
-        scheme,
-        storage,
-        shared,
-      ),
+    round: (source, scheme, storage, shared) => {
+      const job = jobOf(source, scheme, clip, { rounding: nearest, weighting: diagonal }, storage, shared)
+      return roundJob(kernels, job, scheme, reason)
+    },
     release: () => {},
   })
   if (count < n * leastTokensPerInput)
@@ -142,13 +146,34 @@ export const feedbackRounding = async (
   const order = recipe.actOrder === 'none' ? undefined : actOrder(diagonal)
   const factored = await factorize(engine, gram, { damp, order })
   if (!factored) return fallBack('the Gram matrix of its inputs does not factor')
-  const factor = packFactor(kernels, factored.reversedU)
+  const { reversedU } = factored
+  const correction = drift && square(await driftCorrection(engine, drift, reversedU, order, correct))
+  const factor = packFactor(kernels, reversedU)
+  const hessian = dampedGram(gram, diagonal, factored.damp)
+  const refiner = refine === 'cd' && !factored.zero ? await createRefiner(engine, kernels, hessian) : undefined
   const rounding: LinearRounding = { name: 'gptq', factor, actOrder: recipe.actOrder, order }
   return {
     damp: factored.damp,
     deadChannels: dead,
-    round: (source, scheme, storage, shared) =>
-      roundWith(kernels, clip, { rounding, weighting: diagonal, fallback: null }, source, scheme, storage, shared),
-    release: factor.release,
+    async round(source, scheme, storage, shared) {
+      const job = jobOf(source, scheme, clip, { rounding, weighting: diagonal }, storage, shared)
+      if (!correction && !refiner) return roundJob(kernels, job, scheme, null)
+      const { out } = scheme
+      const weights = toFloat32(source.read(), source.dtype as FloatDtype)
+      const wanted = correction
+        ? await plusProduct(engine, weights, { data: weights, rows: out, columns: n }, correction)
+        : weights
+      const target = { ...job, ...matrixOfValues(source.name, wanted, out, n) }
+      const rounded = await roundJob(kernels, target, scheme, null)
+      if (!refiner || rounded.method !== 'gptq') return rounded
+      return {
+        ...rounded,
+        quantized: await refiner.refine(target, wanted, rounded.quantized as CodedLinear, scheme.type),
+      }
+    },
+    release() {
+      factor.release()
+      refiner?.release()
+    },
   }
 }

@@ -30,6 +30,15 @@ export const matrixOf = (source: TensorSource, out: number, inputs: number): Mat
   source: (start, end, into) => void source.read(start, end, into),
 })
 
+/** Weights [out, in] in memory as a matrix. */
+export const matrixOfValues = (name: string, values: Float32Array, out: number, inputs: number): Matrix => ({
+  name,
+  out,
+  in: inputs,
+  dtype: 'F32',
+  source: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+})
+
 /** Rows of a matrix that one worker takes at once: whole panels but for the last. */
 export interface Chunk {
   readonly firstRow: number

@@ -2,7 +2,7 @@
  * The streaming forward pass. All samples go through one graph before the next graph begins; between two graphs only the values
  * that are still read are held, and each chunk's new values take the place of its old ones.
  */
-import type { Block, Linear, Model, Stage } from '../../contracts.ts'
+import type { Block, Linear, Model } from '../../contracts.ts'
 import type { Activations, Chunk, ReadWeight } from './activations.ts'
 import { attentionFeeds, lengthsFeed } from './attention.ts'
 import { type Held, heldInFile, heldInMemory } from './held.ts'
@@ -13,18 +13,15 @@ import type { Engine, Feeds, Tensor } from './session.ts'
 /** A linear's weight [out, in] as float32, row-major, in ordinary memory: as stored, or as quantized so far. */
 export type LinearWeight = (linear: Linear) => Float32Array
 
-/** What a tap saw in one chunk. Valid until the promise that `onTap` gives is settled: the memory is written again. */
+/** What a tap saw in one chunk. Valid until the next one is asked for: the memory is written again. */
 export interface TapChunk {
   /** The tap in columns [width, rows]: one row a feature. */
   readonly transposed: Float32Array
   readonly rows: number
 }
 
-export interface PassOptions {
-  readonly onTap?: (chunk: TapChunk, stage: Stage) => Promise<void> | void
-  /** After each chunk: chunks done, of how many. */
-  readonly onChunk?: (done: number, of: number) => void
-}
+/** After each chunk: chunks done, of how many. */
+export type OnChunk = (done: number, of: number) => void
 
 /** Runs one segment over chunks. */
 interface SegmentRun {
@@ -86,12 +83,13 @@ const runChunk = async (
 
 /** One block, segment by segment. */
 export interface BlockPass {
+  readonly chunks: number
   /**
-   * Runs the next segment for all samples. The first gives the tap of stage 0 and reads no linear; segment i gives the tap of stage i
-   * and reads, through `weight`, linears of stages before i; the last ends the block, and the activations hold its output.
-   * @returns the stage whose tap was given, undefined when the block is done
+   * Runs the next segment, chunk by chunk, as it is asked for. The first gives the tap of stage 0 and reads no linear; segment i gives
+   * the tap of stage i and reads, through `weight`, linears of stages before i; the last ends the block, gives no tap, and the
+   * activations hold its output. Take all chunks before the next call.
    */
-  advance(weight: LinearWeight, options?: PassOptions): Promise<Stage | undefined>
+  advance(weight: LinearWeight): AsyncGenerator<TapChunk | undefined, void, undefined>
 }
 
 /**
@@ -111,10 +109,10 @@ export const createBlockPass = (
   )
   let next = 0
   return {
-    async advance(weight, { onTap, onChunk } = {}) {
+    chunks: chunks.length,
+    async *advance(weight) {
       const index = next++
       if (index >= segments.length) throw new Error(`${block.name}: the pass over the block is over`)
-      const stage = block.stages[index]
       const run = prepareRun(engine, block, segments[index], seqLen, weight, read)
       const { tap, alive } = run.segment
       // one buffer for all chunks stays in the cache
@@ -122,13 +120,11 @@ export const createBlockPass = (
       for (const [i, chunk] of chunks.entries()) {
         const transposed = scratch?.subarray(0, chunk.rows * tap!.width)
         await runChunk(engine, run, chunk, held[i], activations, transposed)
-        if (tap) await onTap?.({ transposed: transposed ?? held[i].get(tap), rows: chunk.rows }, stage)
+        yield tap && { transposed: transposed ?? held[i].get(tap), rows: chunk.rows }
         held[i].settle(name => alive.has(name))
         if (!tap) held[i].finish(block.output)
-        onChunk?.(i + 1, chunks.length)
       }
       if (scratch) pool.give(scratch)
-      return stage
     },
   }
 }
@@ -140,7 +136,7 @@ const runUncut = async (
   activations: Activations,
   weight: LinearWeight,
   read: ReadWeight,
-  { onChunk }: Pick<PassOptions, 'onChunk'>,
+  onChunk?: OnChunk,
 ): Promise<void> => {
   const { chunks, pool, seqLen, width } = activations
   const run = prepareRun(engine, block, uncut(block, width), seqLen, weight, read)
@@ -160,13 +156,13 @@ export const runBlock = (
   activations: Activations,
   weight: LinearWeight,
   read: ReadWeight,
-  options: Pick<PassOptions, 'onChunk'> = {},
-): Promise<void> => runUncut(engine, block, activations, weight, read, options)
+  onChunk?: OnChunk,
+): Promise<void> => runUncut(engine, block, activations, weight, read, onChunk)
 
 /** All samples through the ops after the last block: the activations are then what the head reads. */
 export const runFinal = (engine: Engine, model: Model, activations: Activations, read: ReadWeight): Promise<void> => {
   const noLinears: LinearWeight = ({ name }) => {
     throw new Error(`${name}: the final ops hold no linear`)
   }
-  return runUncut(engine, model.final, activations, noLinears, read, {})
+  return runUncut(engine, model.final, activations, noLinears, read)
 }

@@ -66,7 +66,7 @@ export const multiply = async (
   await gemm.run({ a: view(engine, a), b: view(engine, b) }, { y: view(engine, { data: into, rows, columns }) })
 }
 
-/** into[M, N] += alpha · op(A)·op(B), in place. `into` may not overlap A or B. */
+/** into[M, N] += alpha · op(A)·op(B), in place, on `threads` at most. `into` may not overlap A or B. */
 export const accumulate = async (
   engine: Engine,
   form: Form,
@@ -74,9 +74,24 @@ export const accumulate = async (
   b: Matrix,
   into: Float32Array,
   alpha: number,
+  threads?: number,
 ): Promise<void> => {
   const [rows, columns] = resultShape(form, a, b)
-  const gemm = await session(engine, form, alpha, true)
+  const gemm = await session(engine, form, alpha, true, threads)
   const c = view(engine, { data: into, rows, columns })
   await gemm.run({ a: view(engine, a), b: view(engine, b), c }, { y: c })
+}
+
+/** A + B·C in new memory, A [M, N] as B's rows and C's columns say. The bits do not depend on the number of threads. */
+export const plusProduct = async (engine: Engine, a: Float32Array, b: Matrix, c: Matrix): Promise<Float32Array> => {
+  const negated = a.map(value => -value)
+  await accumulate(engine, 'NN', b, c, negated, -1, safeThreads(b.rows, c.columns))
+  for (let i = 0; i < negated.length; i++) negated[i] = -negated[i]
+  return negated
+}
+
+/** A matrix [n, n]. */
+export const square = (data: Float32Array): Matrix => {
+  const n = Math.sqrt(data.length)
+  return { data, rows: n, columns: n }
 }

@@ -69,3 +69,12 @@ export const createSpill = (path: string, files: Files): Spill => {
     close: () => files.close(descriptor),
   }
 }
+
+/** The same file for the values of another pass. @param chunks more than the first pass has */
+export const spillBeside = (spill: Spill, chunks: number): Spill => ({
+  write: (chunk, name, data) => spill.write(chunks + chunk, name, data),
+  read: (chunk, name, into) => spill.read(chunks + chunk, name, into),
+  drop: (chunk, name) => spill.drop(chunks + chunk, name),
+  rename: (chunk, from, to) => spill.rename(chunks + chunk, from, to),
+  close: () => {},
+})

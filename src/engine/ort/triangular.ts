@@ -55,18 +55,41 @@ const factorScalar = (a: Float32Array, w: number): Factor | undefined => {
   return l && { lower: Float32Array.from(l), negatedInverse: Float32Array.from(scalarNegatedInverse(l, w)) }
 }
 
+/** −L⁻¹ of a lower triangular block [w, w]; what lies above its diagonal does not count. */
+const negatedInverseOf = async (engine: Engine, block: Float32Array, w: number): Promise<Float32Array> => {
+  if (w <= scalarSize) return Float32Array.from(scalarNegatedInverse(Float64Array.from(block), w))
+  const panels = panelsOf(block, w, scalarSize)
+  await invertLower(engine, panels)
+  return negatedDense(panels)
+}
+
+const negatedDense = (panels: Panels): Float32Array => {
+  const dense = new Float32Array(panels.n ** 2)
+  writePanels(panels, dense)
+  for (let i = 0; i < dense.length; i++) dense[i] = -dense[i]
+  return dense
+}
+
+/** Replaces a lower triangular L by its inverse. */
+export const invertLower = async (engine: Engine, l: Panels): Promise<void> => {
+  const { starts, data } = l
+  const diagonal: Float32Array[] = []
+  for (const [k, panel] of data.entries()) {
+    const w = starts[k + 1] - starts[k]
+    diagonal.push(await negatedInverseOf(engine, panel.subarray(0, w * w), w))
+  }
+  await invertPanels(engine, l, diagonal)
+}
+
 const factorBlock = async (engine: Engine, a: Float32Array, w: number): Promise<Factor | undefined> => {
   if (w <= scalarSize) return factorScalar(a, w)
   const panels = panelsOf(a, w, scalarSize)
   const diagonal = await factorPanels(engine, panels)
   if (!diagonal) return undefined
   const lower = new Float32Array(w * w)
-  const negatedInverse = new Float32Array(w * w)
   writePanels(panels, lower)
   await invertPanels(engine, panels, diagonal)
-  writePanels(panels, negatedInverse)
-  for (let i = 0; i < w * w; i++) negatedInverse[i] = -negatedInverse[i]
-  return { lower, negatedInverse }
+  return { lower, negatedInverse: negatedDense(panels) }
 }
 
 /**

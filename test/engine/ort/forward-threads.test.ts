@@ -66,8 +66,8 @@ const run = async (engine: Engine, { model, read }: ReturnType<typeof randomLlam
   const activations = embed(model, read, sequences)
   const pass = createBlockPass(engine, model.blocks[0], activations, read)
   const seen: Float32Array[] = []
-  const onTap = ({ transposed }: { transposed: Float32Array }) => void seen.push(transposed.slice())
-  while (await pass.advance(linear => read(linear.weight), { onTap }));
+  for (let segment = 0; segment <= model.blocks[0].stages.length; segment++)
+    for await (const tap of pass.advance(linear => read(linear.weight))) if (tap) seen.push(tap.transposed.slice())
   return [...seen, ...activations.chunks.map(({ hidden }) => hidden)]
 }
 

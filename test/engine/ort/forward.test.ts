@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Linear, Stage } from '../../../src/contracts.ts'
 import { type Activations, embed } from '../../../src/engine/ort/activations.ts'
-import { createBlockPass, runBlock, runFinal, type TapChunk } from '../../../src/engine/ort/forward.ts'
+import { createBlockPass, runBlock, runFinal } from '../../../src/engine/ort/forward.ts'
 import { computeLogits } from '../../../src/engine/ort/head.ts'
 import { hiddenName } from '../../../src/engine/ort/held.ts'
 import { createEngine, type Engine } from '../../../src/engine/ort/session.ts'
@@ -58,13 +58,12 @@ const runTaps = async (
   for (const block of model.blocks) {
     const pass = createBlockPass(on, block, activations, read)
     const taps: Seen[] = []
-    for (;;) {
+    for (const stage of block.stages) {
       const parts: Float32Array[] = []
-      const onTap = ({ transposed, rows }: TapChunk) => void parts.push(untransposed(transposed, rows))
-      const stage = await pass.advance(replaced, { onTap })
-      if (!stage) break
+      for await (const tap of pass.advance(replaced)) parts.push(untransposed(tap!.transposed, tap!.rows))
       taps.push({ stage, tap: joined(parts) })
     }
+    for await (const tap of pass.advance(replaced)) expect(tap).toBeUndefined()
     seen.push(taps)
   }
   return seen
@@ -216,14 +215,16 @@ describe('on a model wide enough for two threads', () => {
     spill.close()
   })
 
-  it('tells how far it is, and refuses to go on after the end', async () => {
+  it('goes chunk by chunk, and refuses to go on after the end', async () => {
     const activations = embed(fixture.model, fixture.read, sequences, 128)
     const pass = createBlockPass(engine, fixture.model.blocks[0], activations, fixture.read)
-    const steps: string[] = []
-    const onChunk = (done: number, of: number) => steps.push(`${done}/${of}`)
-    while (await pass.advance(fixture.weight, { onChunk }));
-    expect(steps).toEqual(Array.from({ length: 5 }, () => ['1/3', '2/3', '3/3']).flat())
-    await expect(pass.advance(fixture.weight)).rejects.toThrow('is over')
+    const rows: (number | undefined)[] = []
+    for (let segment = 0; segment < 5; segment++)
+      for await (const tap of pass.advance(fixture.weight)) rows.push(tap?.rows)
+    const each = activations.chunks.map(chunk => chunk.rows)
+    expect(pass.chunks).toBe(3)
+    expect(rows).toEqual([...Array.from({ length: 4 }, () => each).flat(), undefined, undefined, undefined])
+    await expect(pass.advance(fixture.weight).next()).rejects.toThrow('is over')
   })
 
   it('takes no new memory for a second block', async () => {
@@ -245,7 +246,8 @@ describe('on a model wide enough for two threads', () => {
     const afterBlock: number[] = []
     for (const block of fixture.model.blocks) {
       const pass = createBlockPass(engine, block, { ...activations, pool: counting }, fixture.read)
-      while (await pass.advance(fixture.weight));
+      for (let segment = 0; segment <= block.stages.length; segment++)
+        for await (const _ of pass.advance(fixture.weight));
       afterBlock.push(taken)
     }
     expect(new Set(afterBlock).size).toBe(1)
