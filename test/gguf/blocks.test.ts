@@ -70,7 +70,7 @@ describe('blocks', () => {
             codes,
             d: Float32Array.of(0.5, 0.25),
             dmin: layoutOf(type)!.dmin === undefined ? new Float32Array(0) : Float32Array.of(2, 1),
-            scaleCodes: new (low < 0 ? Int8Array : Uint8Array)(some.slice(0, count)),
+            scaleCodes: new (scales && low < 0 ? Int8Array : Uint8Array)(some.slice(0, count)),
             minCodes: new Uint8Array(scales?.minima ? minima.slice(0, count) : []),
           }
           expect(unpackBlocks(type, packBlocks(type, given))).toEqual(given)
