@@ -46,7 +46,8 @@ describe('planMemory', () => {
 
 describe('--max-memory', () => {
   it('gives the same bytes with activations in a file', async () => {
-    const options = [tinyLlama, '--group', '64', '--samples', '48', '--seq-len', '64'] // two chunks
+    const correct = ['--correct', '0.5', '--refine', 'cd'] // two passes
+    const options = [tinyLlama, '--group', '64', '--samples', '48', '--seq-len', '64', ...correct] // two chunks
     const { memory } = JSON.parse((await run(...options, '--dry-run', '--json')).stdout)
     expect(memory.least).toBeLessThan(memory.peak)
     const whole = await quantizeTo(join(folder, 'memory'), ...options)

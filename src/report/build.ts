@@ -52,6 +52,7 @@ const linearReport = (facts: LinearFacts): LinearReport => {
     shape: [scheme.out, scheme.in],
     method: facts.method,
     fallback: facts.fallback,
+    type: scheme.type ?? null,
     grid: scheme.grid,
     bits: scheme.bits,
     symmetric: scheme.symmetric,

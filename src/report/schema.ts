@@ -13,6 +13,7 @@ export const linearSchema = z.strictObject({
   shape: z.tuple([z.int().positive(), z.int().positive()]),
   method: z.enum(['gptq', 'rtn', 'repack']),
   fallback: z.string().nullable(),
+  type: z.string().nullable(),
   grid: z.string(),
   bits: z.int().min(1).max(8),
   symmetric: z.boolean(),

@@ -202,6 +202,41 @@ describe('error feedback onto types', () => {
     const again = await made(tinyLlama, '--method', 'gptq', '--format', 'gguf:q4_0', ...quick)
     expect(hashesOf(again.report)).toEqual(hashesOf(fed.report))
   })
+
+  it('corrects and refines unless told otherwise, and each changes what it should', async () => {
+    const q4 = (...args: readonly string[]) => made(tinyLlama, '--format', 'gguf:q4_0', ...quick, ...args)
+    const outputError = ({ report }: Awaited<ReturnType<typeof q4>>): number =>
+      report.linears.reduce((sum, { relativeOutputError }) => sum + (relativeOutputError ?? 0), 0)
+    const usual = await q4()
+    expect(usual.report.recipe).toMatchObject({ correct: 0.5, refine: 'cd' })
+    expect(usual.report.linears[0]).toMatchObject({ type: 'Q4_0', method: 'gptq' })
+    const plain = await q4('--correct', '0', '--refine', 'none')
+    const refined = await q4('--correct', '0')
+    expect(outputError(refined)).toBeLessThan(0.97 * outputError(plain))
+    // the weights of a corrected linear were moved, so that it is further from what it was
+    expect(outputError(usual)).toBeGreaterThan(1.05 * outputError(refined))
+    expect(refined.report.recipe).toMatchObject({ correct: 0, refine: 'cd' })
+  })
+})
+
+describe('--correct and --refine', () => {
+  it('are for other formats, too, when asked for', async () => {
+    const plain = await made(tinyLlama, '--group', '64', ...quick)
+    expect(plain.report.recipe).toMatchObject({ correct: 0, refine: 'none' })
+    const refined = await made(tinyLlama, '--group', '64', ...quick, '--refine', 'cd')
+    for (const [i, { relativeOutputError }] of refined.report.linears.entries())
+      if (i < 3) expect(relativeOutputError!).toBeLessThan(plain.report.linears[i].relativeOutputError!)
+    const { code } = await run('eval', refined.output, '--text', text, '--seq-len', '64', '--windows', '2')
+    expect(code).toBe(0)
+  })
+
+  it('refuse what they have no effect on', async () => {
+    expect(await refusal(tinyLlama, '--group', '64', '--act-order', 'g_idx', '--refine', 'cd')).toContain(
+      '--refine cd: groups of --act-order g_idx are fitted during the sweep; use --act-order static',
+    )
+    expect(await refusal(tinyLlama, '--method', 'rtn', '--refine', 'cd')).toContain('--refine')
+    expect(await refusal(tinyLlama, '--method', 'rtn', '--correct', '0.5')).toContain('--correct')
+  })
 })
 
 describe('calibrate', () => {
