@@ -174,14 +174,18 @@ const fp8Cases = (): Case[] => {
   return each(['block', 'tensor'], group => [fp8({ grid: 'fp8', bits: 8, group })])
 }
 
-/** Every mix; and codes by error feedback. */
+/**
+ * Every mix; and codes by error feedback. Roundings of inputs that fall one way here and the other there move the perplexity of 2 windows of
+ * smollm2-135m by up to 2 %, of 40 by 0.1 %.
+ */
 const ggufCases = (): Case[] => {
+  const gguf = (mix: string) => cases(`gguf:${mix}`, readers.gguf)
   const mixes = ['q8_0', 'q6_k', 'q5_k_m', 'q5_k_s', 'q4_k_m', 'q4_k_s', 'q3_k_l', 'q3_k_m', 'q3_k_s', 'q2_k']
   const others = ['iq4_xs', 'iq4_nl', 'q5_1', 'q5_0', 'q4_1', 'q4_0', 'mxfp4']
   return [
-    ...each([...mixes, ...others], mix => [cases(`gguf:${mix}`, readers.gguf)({ group: 'implied' })]),
+    ...each([...mixes, ...others], mix => [gguf(mix)({ group: 'implied', windows: 40 })]),
     ...each(['q4_k_m', 'q3_k_m', 'q4_0', 'iq4_xs'], mix => [
-      cases(`gguf:${mix}`, readers.gguf)({ group: 'implied', method: 'gptq' }),
+      gguf(mix)({ group: 'implied', method: 'gptq', windows: 40 }),
     ]),
   ]
 }

@@ -1,8 +1,9 @@
 /** Perplexity of a model on a text and, with a reference, how far its predictions are from the reference's (docs/cli.md, eval). */
-import type { Linear, Model } from '../contracts.ts'
+import type { ActivationScheme, Linear, Model } from '../contracts.ts'
 import { type Activations, embed } from '../engine/ort/activations.ts'
 import { runBlock, runFinal } from '../engine/ort/forward.ts'
 import { compareHeads, negativeLogLikelihood, type Scored } from '../engine/ort/head.ts'
+import { quantizedRows } from '../engine/ort/quantized-activations.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
 import type { LoadedModel } from './load-model.ts'
@@ -44,7 +45,7 @@ export const evaluationWindows = (ids: Int32Array, seqLen: number, windows: numb
   return Array.from({ length: Math.min(windows, available) }, (_, i) => ids.slice(i * seqLen, (i + 1) * seqLen))
 }
 
-/** Final hidden states of every position but each window's last, [windows · (seqLen − 1), hidden], block by block. */
+/** What the head reads at every position but each window's last, [windows · (seqLen − 1), hidden], block by block. */
 const finalHidden = async (
   engine: Engine,
   { model, read }: LoadedModel,
@@ -57,7 +58,16 @@ const finalHidden = async (
     onBlock(index + 1, model.blocks.length)
   }
   await runFinal(engine, model, activations, read)
+  if (model.head.activations) await quantizeFinal(engine, activations, model.head.activations)
   return withoutLast(activations)
+}
+
+const quantizeFinal = async (
+  engine: Engine,
+  { chunks, width, seqLen }: Activations,
+  scheme: ActivationScheme,
+): Promise<void> => {
+  for (const chunk of chunks) chunk.hidden = await quantizedRows(engine, chunk.hidden, width, scheme, seqLen)
 }
 
 const withoutLast = ({ chunks, seqLen, width }: Activations): Float32Array => {

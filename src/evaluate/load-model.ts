@@ -1,7 +1,7 @@
 import { modelConfigs } from '../checkpoint/beside.ts'
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
 import { readWeight } from '../checkpoint/read-weight.ts'
-import type { ActivationScheme, Checkpoint, Configs, Model } from '../contracts.ts'
+import type { ActivationScheme, Checkpoint, Configs, Model, WeightView } from '../contracts.ts'
 import { dequantize } from '../dequantize.ts'
 import type { ReadWeight } from '../engine/ort/activations.ts'
 import { QuantizeError } from '../errors.ts'
@@ -52,6 +52,8 @@ export const loadModel = (path: string, files: Files): LoadedModel => {
   }
 }
 
+const moduleOf = ({ tensor }: WeightView): string => tensor.replace(/\.weight$/, '')
+
 /** The model with what the checkpoint declares of each linear's input, or its runtime does to it. */
 const withActivations = (model: Model, { linears, format }: DetectedFormat): Model => {
   const of = (name: string): ActivationScheme | undefined => {
@@ -60,6 +62,8 @@ const withActivations = (model: Model, { linears, format }: DetectedFormat): Mod
   }
   return {
     ...model,
+    // a tied head is the embedding's module
+    head: { ...model.head, activations: of(moduleOf(model.head.weight)) },
     blocks: model.blocks.map(block => ({
       ...block,
       stages: block.stages.map(stage => ({
@@ -87,7 +91,7 @@ const readingQuantized = (
     return values
   }
   return view => {
-    const module = view.tensor.replace(/\.weight$/, '')
+    const module = moduleOf(view)
     const scheme = linears.get(module)
     if (!scheme) return readPlain(view)
     const [first, end] = view.rows ?? [0, scheme.out]

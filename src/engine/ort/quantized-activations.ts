@@ -6,6 +6,7 @@ import type { NodeProto } from 'onnx-buf'
 import type { ActivationScheme } from '../../contracts.ts'
 import { QuantizeError } from '../../errors.ts'
 import { type Attribute, type Constant, float8, float16, node } from './onnx.ts'
+import type { Engine } from './session.ts'
 
 /** Largest magnitudes of FP8 E4M3 (OCP). */
 const fp8Largest = 448
@@ -131,4 +132,27 @@ export const quantizedInput = (
   if (width % granularity !== 0) throw new Error(`groups of ${granularity} do not divide ${width} features`)
   const groups = b.apply('Reshape', [x, b.whole([-1, granularity])])
   return done(b.apply('Reshape', [byRow(groups), b.whole([-1, width])]))
+}
+
+/** Rows [T, width], of whole sequences of seqLen tokens, as a linear with such an input multiplies them. */
+export const quantizedRows = async (
+  engine: Engine,
+  rows: Float32Array,
+  width: number,
+  scheme: ActivationScheme,
+  seqLen: number,
+): Promise<Float32Array> => {
+  const session = await engine.graph(`rows ${width} ${seqLen} ${JSON.stringify(scheme)}`, () => {
+    const { nodes, constants, result } = quantizedInput('x', width, scheme, seqLen, 'rows')
+    return {
+      nodes: [...nodes, node('Identity', [result], ['y'])],
+      constants,
+      inputs: [{ name: 'x', shape: ['T', width] }],
+      outputs: [{ name: 'y' }],
+    }
+  })
+  const into = new Float32Array(rows.length)
+  const shape = [rows.length / width, width]
+  await session.run({ x: engine.tensor(rows, shape) }, { y: engine.tensor(into, shape) })
+  return into
 }

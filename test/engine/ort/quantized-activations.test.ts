@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { ActivationScheme } from '../../../src/contracts.ts'
-import { quantizedInput } from '../../../src/engine/ort/quantized-activations.ts'
+import { quantizedRows } from '../../../src/engine/ort/quantized-activations.ts'
 import { createEngine, type Engine } from '../../../src/engine/ort/session.ts'
 
 let engine: Engine
@@ -10,18 +10,8 @@ beforeAll(async () => {
 })
 afterAll(() => engine.release())
 
-const run = async (x: Float32Array, width: number, scheme: ActivationScheme, seqLen = 1): Promise<Float32Array> => {
-  const rows = x.length / width
-  const { nodes, constants, result } = quantizedInput('x', width, scheme, seqLen, 'q')
-  const session = await engine.graph(JSON.stringify([width, scheme, seqLen]), () => ({
-    nodes,
-    constants,
-    inputs: [{ name: 'x', shape: ['T', width] }],
-    outputs: [{ name: result, shape: ['T', width] }],
-  }))
-  const { [result]: y } = await session.run({ x: engine.tensor(x, [rows, width]) })
-  return y.data as Float32Array
-}
+const run = (x: Float32Array, width: number, scheme: ActivationScheme, seqLen = 1): Promise<Float32Array> =>
+  quantizedRows(engine, x, width, scheme, seqLen)
 
 const f = Math.fround
 const roundHalfEven = (x: number): number => {
