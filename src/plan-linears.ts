@@ -19,6 +19,7 @@ import { typeOfBits } from './gguf/scheme.ts'
 import type { GgmlTypeName } from './gguf/types.ts'
 import { matchesGlob } from './glob.ts'
 import { gridPresets } from './method/grids.ts'
+import { nearestName } from './nearest.ts'
 import { divisorsOf } from './quantize/granularity.ts'
 import { bitsOf, type Override, type Recipe } from './recipe.ts'
 
@@ -154,6 +155,15 @@ export const leftOut = (name: string, { include, exclude }: Recipe): string | un
   return include.length > 0 && !include.some(glob => matchesGlob(glob, name)) ? 'not named by --include' : undefined
 }
 
+/** A hint: the module name, or a part of one, that a pattern most likely meant. */
+const nearestTo = (glob: string, names: readonly string[]): string => {
+  const word = glob.replaceAll(/[*?]/g, '').split('.').filter(Boolean).at(-1) ?? ''
+  const parts = [...new Set(names.flatMap(name => name.split('.')))]
+  const nearest = nearestName(glob, names) ?? nearestName(word, parts)
+  if (nearest !== undefined && nearest !== word) return `the nearest name is ${nearest}`
+  return `the first is ${names[0] ?? 'not there'}`
+}
+
 /** @throws QuantizeError bad-option for a glob that matches no linear: a misspelt one would be without effect */
 export const checkGlobs = ({ include, exclude, overrides }: Recipe, candidates: readonly Candidate[]): void => {
   const globs = [
@@ -165,7 +175,10 @@ export const checkGlobs = ({ include, exclude, overrides }: Recipe, candidates: 
     if (!candidates.some(({ linear }) => matchesGlob(glob, linear.name)))
       throw new QuantizeError(
         'bad-option',
-        `--${flag} ${glob}: matches no linear of the model; the first is ${candidates[0]?.linear.name ?? 'not there'}`,
+        `--${flag} ${glob}: matches no linear of the model; ${nearestTo(
+          glob,
+          candidates.map(({ linear }) => linear.name),
+        )}`,
       )
 }
 

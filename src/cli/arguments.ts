@@ -1,6 +1,7 @@
 /** Spellings made one, before commander sees them: aliases, `_` for `-`, shorthands, options before or after the model. */
 import { QuantizeError } from '../errors.ts'
-import { nearestName } from './nearest.ts'
+import { nearestName } from '../nearest.ts'
+import { readConfig, type Typed } from './config.ts'
 import {
   type CommandName,
   commandNames,
@@ -22,12 +23,6 @@ export interface NormalArguments {
   readonly operands: readonly string[]
   /** Help or the version was asked for: nothing else matters then. */
   readonly wants?: 'help' | 'version'
-}
-
-/** One option as typed: `flag` with `_` as `-`; `value` where it takes one. */
-interface Typed {
-  readonly flag: string
-  readonly value?: string
 }
 
 type Meaning =
@@ -61,8 +56,11 @@ const takesValue = (flag: string): boolean => {
   return meaning.kind === 'option' ? meaning.spec.value !== undefined : meaning.shorthand.shown !== undefined
 }
 
-/** @throws QuantizeError bad-option: an unknown option, an option without its value, a value for a switch */
-export function normaliseArguments(args: readonly string[]): NormalArguments {
+/** The text of a file of options. */
+export type ReadText = (path: string) => string
+
+/** @throws QuantizeError bad-option: an unknown option, an option without its value, a value for a switch; as readConfig */
+export function normaliseArguments(args: readonly string[], readText: ReadText): NormalArguments {
   const { typed, operands } = split(args)
   const named = commandNames.find(name => name !== 'quantize' && name === operands[0]?.text && !operands[0].literal)
   const asksHelp = operands[0]?.text === 'help' && !operands[0].literal
@@ -77,9 +75,36 @@ export function normaliseArguments(args: readonly string[]): NormalArguments {
   if (wants) return { command, options: [], operands: [], wants }
   return {
     command,
-    options: typed.flatMap(option => canonical(option, command)),
+    options: (command === 'quantize' ? withConfig(typed, readText) : typed).flatMap(option =>
+      canonical(option, command),
+    ),
     operands: operands.slice(named ? 1 : 0).map(({ text }) => text),
   }
+}
+
+/** What two spellings of one option, and the two sides of a switch, have in common. */
+const optionOf = (flag: string): string => {
+  const meaning = meanings.get(flag)
+  return meaning?.kind === 'option' ? meaning.spec.flag : flag
+}
+
+/** Options of `--config` files come first; those that the command line has, too, count there only, but for those that add up. */
+const withConfig = (typed: readonly Typed[], readText: ReadText): readonly Typed[] => {
+  const own = typed.filter(({ flag }) => optionOf(flag) !== 'config')
+  const given = new Set(own.map(({ flag }) => optionOf(flag)))
+  const addsUp = (flag: string): boolean => {
+    const meaning = meanings.get(flag)
+    return meaning?.kind === 'option' && meaning.spec.repeats === true
+  }
+  const fromFiles = typed
+    .filter(({ flag, value }) => optionOf(flag) === 'config' && value !== undefined)
+    .flatMap(({ value }) => readConfig(readText(value!), value!))
+    .filter(({ flag }) => addsUp(flag) || !given.has(optionOf(flag)))
+  return [
+    ...fromFiles,
+    ...own,
+    ...typed.filter(({ flag, value }) => optionOf(flag) === 'config' && value === undefined),
+  ]
 }
 
 /** `literal`: after `--`, where even `inspect` is a model's name. */

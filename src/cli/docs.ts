@@ -1,4 +1,5 @@
 /** docs/cli.md, made from the table of options. `npx tsx scripts/make-cli-docs.ts` writes it; a test holds the two equal. */
+import { configNames } from './config.ts'
 import { exitTable } from './exits.ts'
 import {
   type CommandName,
@@ -98,3 +99,43 @@ export const cliDocs = (): string =>
   ]
     .join('\n\n')
     .concat('\n')
+
+/** JSON schema of the files of --config, from the table of options. */
+export const recipeSchema = (): string => {
+  const names = configNames()
+  const specs = commandTable.quantize.options.map(optionSpec)
+  const scalars = ['string', 'number', 'boolean']
+  const choices = (spec: OptionSpec<unknown>) => /^<([\w-]+(\|[\w-]+)+)>$/.exec(spec.value?.shown ?? '')?.[1].split('|')
+  const shape = (spec: OptionSpec<unknown>): object => {
+    if (!spec.value) return { type: 'boolean' }
+    if (spec.repeats)
+      return {
+        type: ['string', 'array', 'object'],
+        items: { type: 'string' },
+        additionalProperties: { type: [...scalars, 'object'] },
+      }
+    const words = choices(spec)
+    return words ? { enum: words } : { type: ['string', 'number', 'array'], items: { type: ['string', 'number'] } }
+  }
+  const described = (spec: OptionSpec<unknown>): object => ({
+    description: spec.help,
+    ...(spec.shownDefault ? { $comment: `default: ${spec.shownDefault}` } : {}),
+  })
+  const properties = specs.flatMap(spec => [
+    ...[spec.flag, ...(spec.aliases ?? [])].map(name => [name, { ...described(spec), ...shape(spec) }] as const),
+    ...(spec.opposite
+      ? [[spec.opposite, { description: `the opposite of ${spec.flag}`, type: 'boolean' }] as const]
+      : []),
+  ])
+  const others = shorthands.map(
+    ({ flag, means, shown }) => [flag, { description: means, type: shown ? 'string' : 'boolean' }] as const,
+  )
+  const schema = {
+    $schema: 'https://json-schema.org/draft/2020-12/schema',
+    title: 'Options of quantize, for --config',
+    type: 'object',
+    properties: Object.fromEntries([...properties, ...others].filter(([name]) => names.includes(name))),
+    additionalProperties: false,
+  }
+  return `${JSON.stringify(schema, undefined, 2)}\n`
+}

@@ -111,6 +111,11 @@ export const optionTable = {
       .map(method => `${method.name}: ${method.summary}`)
       .join('; '),
   }),
+  config: optional(path('<file.yaml>'), 'none', {
+    flag: 'config',
+    aliases: ['recipe'],
+    help: 'a YAML or JSON file of options by their names, without --; those of the command line win (docs/recipe.md)',
+  }),
   bits: optional(
     codeBits,
     preset(method => method.bits),
@@ -333,6 +338,7 @@ export const commandTable = {
     options: [
       ...([
         'output',
+        'config',
         'method',
         'bits',
         'grid',

@@ -1,9 +1,10 @@
-/** Arguments → a plain, complete, checked object. Pure: nothing is read, printed or exited. */
+/** Arguments → a plain, complete, checked object. Nothing is read but the file of --config, nothing printed or exited. */
 import { CommanderError } from 'commander'
 import { QuantizeError } from '../errors.ts'
+import { nodeFiles } from '../io/files.ts'
 import { methods } from '../method/index.ts'
-import { normaliseArguments } from './arguments.ts'
-import { nearestName } from './nearest.ts'
+import { nearestName } from '../nearest.ts'
+import { normaliseArguments, type ReadText } from './arguments.ts'
 import {
   type CommandName,
   commandNames,
@@ -48,12 +49,16 @@ export type Parsed = Job | { readonly command: 'help'; readonly topic: CommandNa
 
 const usage = (message: string): QuantizeError => new QuantizeError('bad-option', message)
 
+const maxConfigBytes = 2 ** 20
+
+const readConfigText: ReadText = path => nodeFiles.readText(path, maxConfigBytes)
+
 /**
  * @param args what follows the program's name
  * @throws QuantizeError bad-option, naming the nearest valid option or value; unsupported for inputs of later versions
  */
-export function parse(args: readonly string[]): Parsed {
-  const { command, options, operands, wants } = normaliseArguments(args)
+export function parse(args: readonly string[], readText: ReadText = readConfigText): Parsed {
+  const { command, options, operands, wants } = normaliseArguments(args, readText)
   if (wants) return wants === 'version' ? { command: 'version' } : { command: 'help', topic: command }
   const models = theModels(command, operands)
   const { values, explicit } = readOptions(command, [...options, '--', ...Object.values(models)])

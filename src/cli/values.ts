@@ -2,8 +2,8 @@ import type { Bits, Group, WeightDtype } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import { typeNamed } from '../format/gguf.ts'
 import { gridNames } from '../method/grids.ts'
+import { nearestName } from '../nearest.ts'
 import type { Override } from '../recipe.ts'
-import { nearestName } from './nearest.ts'
 
 /** How the value of one option is written. `parse` throws QuantizeError bad-option, naming the nearest valid values. */
 export interface ValueKind<T> {

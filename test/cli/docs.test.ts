@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { cliDocs } from '../../src/cli/docs.ts'
+import { cliDocs, recipeSchema } from '../../src/cli/docs.ts'
 import { exitTable } from '../../src/cli/exits.ts'
 import { commandNames, commandTable, flagsOf, optionSpec } from '../../src/cli/options.ts'
 import { helpText } from '../../src/cli/program.ts'
@@ -9,6 +9,8 @@ import { exitCodes } from '../../src/errors.ts'
 describe('docs/cli.md', () => {
   it('is what scripts/make-cli-docs.ts makes', () =>
     expect(readFileSync(new URL('../../docs/cli.md', import.meta.url), 'utf8')).toBe(cliDocs()))
+  it('and so is docs/recipe.schema.json', () =>
+    expect(readFileSync(new URL('../../docs/recipe.schema.json', import.meta.url), 'utf8')).toBe(recipeSchema()))
   it('has every exit code', () => {
     for (const exitCode of [0, ...Object.values(exitCodes), 70, 130, 143])
       expect(cliDocs()).toContain(`| ${exitCode} | `)
