@@ -34,20 +34,6 @@ export const inverseOrder = (order: RowOrder): RowOrder => {
 }
 
 /**
- * Rows of elements or of stored bytes in another order; of packed rows too, since no block spans two.
- * @param width of a row
- */
-export const gatherRows = <T extends Uint8Array | Float32Array>(data: T, width: number, order: RowOrder): T => {
-  if (data.length !== width * order.length)
-    throw new RangeError(`${data.length} values are not ${order.length} rows of ${width}`)
-  const gathered = data.slice() as T
-  order.forEach((from, row) => {
-    gathered.set(data.subarray(from * width, (from + 1) * width), row * width)
-  })
-  return gathered
-}
-
-/**
  * Where llama.cpp stores each row of a tensor; undefined: in order.
  * @param name of transformers or of llama.cpp
  * @param what names the tensor in a refusal

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { isDerived, permutedHeads, toGgufName, toHfName } from '../../src/gguf/names.ts'
-import { gatherRows, interleavedRows, inverseOrder } from '../../src/gguf/permute.ts'
+import { interleavedRows, inverseOrder } from '../../src/gguf/permute.ts'
 import { refusal } from '../checkpoint/support.ts'
 import '../seed.ts'
 
@@ -69,20 +69,12 @@ describe('order of rows', () => {
   })
 
   it('is undone by its inverse', () => {
-    const sizes = fc.tuple(
-      fc.integer({ min: 1, max: 5 }),
-      fc.integer({ min: 1, max: 6 }),
-      fc.integer({ min: 1, max: 4 }),
-    )
+    const sizes = fc.tuple(fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 6 }))
     fc.assert(
-      fc.property(sizes, ([heads, half, width]) => {
+      fc.property(sizes, ([heads, half]) => {
         const order = interleavedRows(2 * heads * half, heads, 'q')
-        const data = Uint8Array.from({ length: order.length * width }, (_, i) => i)
-        const there = gatherRows(data, width, order)
-        expect(gatherRows(there, width, inverseOrder(order))).toEqual(data)
-        order.forEach((from, row) => {
-          expect(there[row * width]).toBe(from * width)
-        })
+        const inverse = inverseOrder(order)
+        expect([...order.map(row => inverse[row])]).toEqual([...order.keys()])
       }),
     )
   })
@@ -90,6 +82,5 @@ describe('order of rows', () => {
   it('refuses rows that are no heads', () => {
     expect(refusal(() => interleavedRows(10, 4, 'tensor "q"'))).toMatch(/^tensor "q": 10 rows are not 4 heads/)
     expect(refusal(() => interleavedRows(12, 4, 'tensor "q"'))).toMatch(/an even number of rows/)
-    expect(() => gatherRows(new Uint8Array(7), 2, interleavedRows(4, 2, 'q'))).toThrow(RangeError)
   })
 })
