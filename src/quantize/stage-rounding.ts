@@ -149,8 +149,10 @@ export const feedbackRounding = async (
   const { reversedU } = factored
   const correction = drift && square(await driftCorrection(engine, drift, reversedU, order, correct))
   const factor = packFactor(kernels, reversedU)
-  const hessian = dampedGram(gram, diagonal, factored.damp)
-  const refiner = refine === 'cd' && !factored.zero ? await createRefiner(engine, kernels, hessian) : undefined
+  const refiner =
+    refine === 'cd' && !factored.zero
+      ? await createRefiner(engine, kernels, dampedGram(gram, diagonal, factored.damp))
+      : undefined
   const rounding: LinearRounding = { name: 'gptq', factor, actOrder: recipe.actOrder, order }
   return {
     damp: factored.damp,
@@ -160,6 +162,7 @@ export const feedbackRounding = async (
       if (!correction && !refiner) return roundJob(kernels, job, scheme, null)
       const { out } = scheme
       const weights = toFloat32(source.read(), source.dtype as FloatDtype)
+      if (!weights.every(Number.isFinite)) return roundJob(kernels, job, scheme, null) // which says where
       const wanted = correction
         ? await plusProduct(engine, weights, { data: weights, rows: out, columns: n }, correction)
         : weights

@@ -102,6 +102,12 @@ const W = randomWeights(out, n, 1)
 const gram = randomGram(n, 60, 2)
 
 describe('error feedback', () => {
+  it('that refines or corrects names the weight that is not finite', async () => {
+    const broken = W.slice()
+    broken[3 * n + 5] = Number.NaN
+    await expect(fed(broken, gram, { refine: 'cd' })).rejects.toThrow(/row 3.*column 5/)
+  })
+
   it.each(orders)('is used, and the damping that it took is said, act-order %s', async actOrder => {
     const result = await fed(W, gram, { actOrder, damp: 0.02 })
     expect(result).toMatchObject({ method: 'gptq', fallback: null, damp: 0.02, deadChannels: 0 })
