@@ -13,11 +13,11 @@ import { nodeClock } from '../io/clock.ts'
 import { type Files, nodeFiles } from '../io/files.ts'
 import { memoryBytes } from '../io/machine.ts'
 import { isPublished } from '../journal.ts'
-import { checkMemory, planMemory } from '../memory.ts'
+import { checkMemory, type MemoryPlan, planMemory } from '../memory.ts'
 import { buildModel } from '../model/graph.ts'
 import { runPlan } from '../pipeline.ts'
-import { planRun } from '../plan.ts'
-import type { Recipe } from '../recipe.ts'
+import { type Plan, planRun } from '../plan.ts'
+import { defaults, type Recipe } from '../recipe.ts'
 import { reportJson } from '../report/json.ts'
 import { planDocument, planTable } from '../report/plan-table.ts'
 import type { Report } from '../report/schema.ts'
@@ -87,32 +87,55 @@ const architectureOf = (checkpoint: Checkpoint, config: Config, needed: boolean)
 /** Options of a run that are not part of its recipe. */
 type RunOptions = QuantizeOptions | ConvertOptions
 
-/** Runs one recipe. Returns what `--json` prints. */
-const runRecipe = async (
-  recipe: Recipe,
+/** A run that nothing known beforehand stands in the way of. */
+interface Prepared {
+  readonly recipe: Recipe
+  readonly plan: Plan
+  readonly memory: MemoryPlan
+  /** As the user knows it. */
+  readonly named: string
+  readonly threads: number
+}
+
+/** Files that a recipe names, besides the model. */
+const namedFiles = ({ calibration, imatrix }: Recipe): readonly string[] =>
+  [calibration?.text === defaults.calib ? null : calibration?.text, imatrix].filter(path => typeof path === 'string')
+
+/** @throws QuantizeError for whatever would end the run before its work begins */
+const prepare = (recipe: Recipe, several: boolean, { checkpoint, config }: Source, options: RunOptions): Prepared => {
+  const missing = namedFiles(recipe).find(path => !nodeFiles.stat(path))
+  if (missing !== undefined) throw new QuantizeError('bad-input', `${missing}: no such file or folder`)
+  const plan = planRun(checkpoint, architectureOf(checkpoint, config, recipe.calibration !== undefined), recipe)
+  const usual = basename(defaultOutput(modelName(checkpoint, nodeFiles), recipe))
+  const named = outputOf(options.output ?? usual, recipe, several)
+  const threads = options.threads ?? availableParallelism()
+  const memory = planMemory(plan, options.maxMemory ?? Math.floor(0.8 * memoryBytes()), threads)
+  if (!options.dryRun) {
+    checkOutput(resolve(named), checkpoint, options.overwrite, nodeFiles)
+    checkMemory(memory)
+  }
+  return { recipe, plan, memory, named, threads }
+}
+
+/** Returns what `--json` prints. */
+const runPrepared = async (
+  { recipe, plan, memory, named, threads }: Prepared,
   several: boolean,
   { checkpoint, config }: Source,
   options: RunOptions,
   ui: Ui,
 ): Promise<object> => {
-  const files = nodeFiles
-  const plan = planRun(checkpoint, architectureOf(checkpoint, config, recipe.calibration !== undefined), recipe)
-  const named = outputOf(options.output ?? defaultOutput(modelName(checkpoint, files), recipe), recipe, several)
   const output = resolve(named)
-  const threads = options.threads ?? availableParallelism()
-  const memory = planMemory(plan, options.maxMemory ?? Math.floor(0.8 * memoryBytes()), threads)
   if (options.dryRun) {
     if (!options.json) ui.data(planTable(plan, memory, output))
     return planDocument(plan, memory, output)
   }
-  checkOutput(output, checkpoint, options.overwrite, files)
-  checkMemory(memory)
-  const context = { files, clock: nodeClock, threads, memory, progress: ui.report, signal: ui.signal }
+  const context = { files: nodeFiles, clock: nodeClock, threads, memory, progress: ui.report, signal: ui.signal }
   const rules = { overwrite: options.overwrite, resume: options.resume }
   const report = await runPlan(plan, checkpoint, config, output, rules, context)
-  if (options.report) files.writeText(outputOf(options.report, recipe, several), reportJson(report))
-  tellReport(report, options.output === undefined ? basename(output) : named, ui)
-  return { output: options.output === undefined ? basename(output) : named, report }
+  if (options.report) nodeFiles.writeText(outputOf(options.report, recipe, several), reportJson(report))
+  tellReport(report, named, ui)
+  return { output: named, report }
 }
 
 const tellReport = (report: Report, output: string, ui: Ui): void =>
@@ -120,15 +143,17 @@ const tellReport = (report: Report, output: string, ui: Ui): void =>
     `\n${reportTable(report, { width: ui.columns, style: { heading: ui.style.bold, warning: ui.style.yellow } })}\n\nwritten to ${output}`,
   )
 
-/** Runs recipes one after another; the document of one, or a list of them, goes to `--json`. */
+/** Runs recipes one after another, once all could begin; the document of one, or a list of them, goes to `--json`. */
 export const runRecipes = async (
   recipes: readonly Recipe[],
   source: Source,
   options: RunOptions,
   ui: Ui,
 ): Promise<readonly Report[]> => {
+  const several = recipes.length > 1
+  const prepared = recipes.map(recipe => prepare(recipe, several, source, options))
   const documents: object[] = []
-  for (const recipe of recipes) documents.push(await runRecipe(recipe, recipes.length > 1, source, options, ui))
+  for (const one of prepared) documents.push(await runPrepared(one, several, source, options, ui))
   if (options.json) ui.json(documents.length > 1 ? documents : documents[0])
   return documents.flatMap(document => ('report' in document ? [document.report as Report] : []))
 }

@@ -1,5 +1,6 @@
 /** Which linears a run quantizes, and each with which scheme. */
-import { join } from 'node:path'
+import { readdirSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { loadModel } from '../../src/evaluate/load-model.ts'
 import { nodeFiles } from '../../src/io/files.ts'
@@ -17,6 +18,23 @@ const refused = async (...options: string[]) => {
   const { code, stderr } = await run(tinyLlama, '--method', 'rtn', '--group', '64', '--format', 'gptq', ...options)
   return { code, said: stderr.trim() }
 }
+
+describe('what stands in the way of a run', () => {
+  it('of one of several formats ends all before any work', async () => {
+    const output = fresh()
+    const args = ['--method', 'rtn', '--group', '64', '--bits', '3', '--format', 'compressed-tensors,bnb', '-o', output]
+    const { code, stderr } = await run(tinyLlama, ...args)
+    expect([code, stderr]).toEqual([4, expect.stringContaining('bitsandbytes stores integers of 8 bits')])
+    expect(readdirSync(folder).filter(name => name.startsWith(basename(output)))).toEqual([])
+  })
+
+  it('is found by a dry run: a text or an importance matrix that is not there', async () => {
+    const { code, stderr } = await run(tinyLlama, '--calib', 'none.txt', '--dry-run')
+    expect([code, stderr.trim()]).toEqual([3, 'error: none.txt: no such file or folder'])
+    const matrix = ['--method', 'rtn', '--format', 'gguf:q4_0', '--imatrix', 'none.gguf']
+    expect((await run(tinyLlama, ...matrix, '--dry-run')).code).toBe(3)
+  })
+})
 
 describe('--include and --exclude', () => {
   it('choose linears by name; the others are kept, with the reason', async () => {
