@@ -16,7 +16,10 @@ describe('formats', () => {
       for (const part of [facts.summary, facts.grids.join(', '), facts.groups, facts.loaders])
         expect(sections[i]).toContain(part)
     }
-    expect(sections[0]).toMatch(/\n {2}bits {7}2, 3, 4, 8\n.*\n {2}also {7}head\n/)
+    expect(sections[0]).toContain('\n  default    --bits 4 --sym --group 128\n')
+    expect(stdout).toContain('\n  default    --grid nf4 --group 64\n')
+    expect(stdout).toContain('\n  default    the types of the mix\n')
+    expect(sections[0]).toMatch(/\n {2}bits {7}2, 3, 4, 8\n.*\n.*\n {2}also {7}head\n/)
   })
 
   it('prints the same as one document', async () => {
@@ -28,6 +31,7 @@ describe('formats', () => {
     expect(document.formats[0]).toEqual({
       ...{ name: 'gptq', summary, grids, bits, groups, loaders, head: true, embedding: false },
       ...{ activations: false, dense: false, container: 'safetensors' },
+      defaults: { grid: 'int', bits: 4, symmetric: true, group: 128 },
     })
   })
 })

@@ -1,5 +1,6 @@
 import type { Format } from '../../contracts.ts'
 import { formats } from '../../format/index.ts'
+import { resolveRecipe } from '../../recipe.ts'
 import type { FormatsOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
 
@@ -11,7 +12,14 @@ const described = ({ name, facts }: Format) => {
     activations: facts.activations ?? false,
     dense: facts.dense ?? false,
     container: facts.container ?? 'safetensors',
+    defaults: facts.mix ? null : defaultsOf(name),
   }
+}
+
+/** What a run has that names only the format. */
+const defaultsOf = (format: string) => {
+  const { grid, bits, symmetric, group } = resolveRecipe({ format })
+  return { grid, bits, symmetric, group }
 }
 
 type Described = ReturnType<typeof described>
@@ -32,11 +40,20 @@ const bitsText = (bits: Described['bits']): string => {
   return isRun ? `${bits[0]}-${bits[bits.length - 1]}` : bits.join(', ')
 }
 
+/** As flags say it. */
+const defaultsText = ({ defaults }: Described): string => {
+  if (!defaults) return 'the types of the mix'
+  const { grid, bits, symmetric, group } = defaults
+  const scheme = grid === 'int' ? `--bits ${bits} ${symmetric ? '--sym' : '--asym'}` : `--grid ${grid}`
+  return group === 'implied' ? scheme : `${scheme} --group ${group}`
+}
+
 const formatText = (format: Described): string => {
   const rows = [
     ['grids', format.grids.join(', ')],
     ['bits', bitsText(format.bits)],
     ['groups', format.groups],
+    ['default', defaultsText(format)],
     ['also', besideText(format)],
     ['loaded by', format.loaders],
   ]
