@@ -4,6 +4,7 @@ import type { Checkpoint, TensorSource } from './contracts.ts'
 import { isDecoded } from './decoded-checkpoint.ts'
 import { isFloat, toFloat32 } from './dtype/convert.ts'
 import { dtypeBits } from './dtype/dtype.ts'
+import { moduleOf } from './format/stored.ts'
 import { decibels } from './report/measure.ts'
 
 /** How one side holds a tensor. */
@@ -114,7 +115,7 @@ const differingBytes = (a: TensorSource, b: TensorSource): number => {
 }
 
 const held = (checkpoint: Checkpoint, { name, dtype, shape }: TensorSource): Held => {
-  const scheme = isDecoded(checkpoint) ? checkpoint.schemes.get(name.replace(/\.weight$/, '')) : undefined
+  const scheme = isDecoded(checkpoint) ? checkpoint.schemes.get(moduleOf(name)) : undefined
   if (!scheme || !isDecoded(checkpoint)) return { stored: dtype, shape }
   return { stored: `${checkpoint.format.name} ${scheme.grid === 'int' ? `int${scheme.bits}` : scheme.grid}`, shape }
 }

@@ -15,6 +15,7 @@ import type {
 import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
 import { isFloat } from './dtype/convert.ts'
 import { QuantizeError } from './errors.ts'
+import { moduleOf } from './format/stored.ts'
 import { typeOfBits } from './gguf/scheme.ts'
 import type { GgmlTypeName } from './gguf/types.ts'
 import { matchesGlob } from './glob.ts'
@@ -48,8 +49,6 @@ const linearsByShape = (tensors: ReadonlyMap<string, TensorInfo>): Linear[] =>
       out,
       in: inputs,
     }))
-
-const moduleOf = (tensor: string): string => tensor.replace(/\.weight$/, '')
 
 /** @throws QuantizeError bad-option where the format has no place for a quantized head or embedding that was asked for */
 const besideBlocks = (model: Model, recipe: Recipe, format: Format): Candidate[] => {

@@ -88,23 +88,22 @@ const optionOf = (flag: string): string => {
   return meaning?.kind === 'option' ? meaning.spec.flag : flag
 }
 
+/** Whether values of an option add up, instead of the last one counting. */
+const addsUp = (flag: string): boolean => {
+  const meaning = meanings.get(flag)
+  return meaning?.kind === 'option' && meaning.spec.repeats === true
+}
+
 /** Options of `--config` files come first; those that the command line has, too, count there only, but for those that add up. */
 const withConfig = (typed: readonly Typed[], readText: ReadText): readonly Typed[] => {
-  const own = typed.filter(({ flag }) => optionOf(flag) !== 'config')
+  const isFile = ({ flag, value }: Typed): boolean => optionOf(flag) === 'config' && value !== undefined
+  const own = typed.filter(option => !isFile(option))
   const given = new Set(own.map(({ flag }) => optionOf(flag)))
-  const addsUp = (flag: string): boolean => {
-    const meaning = meanings.get(flag)
-    return meaning?.kind === 'option' && meaning.spec.repeats === true
-  }
   const fromFiles = typed
-    .filter(({ flag, value }) => optionOf(flag) === 'config' && value !== undefined)
+    .filter(isFile)
     .flatMap(({ value }) => readConfig(readText(value!), value!))
     .filter(({ flag }) => addsUp(flag) || !given.has(optionOf(flag)))
-  return [
-    ...fromFiles,
-    ...own,
-    ...typed.filter(({ flag, value }) => optionOf(flag) === 'config' && value === undefined),
-  ]
+  return [...fromFiles, ...own]
 }
 
 /** `literal`: after `--`, where even `inspect` is a model's name. */

@@ -1,5 +1,5 @@
 /** Options from a file: `--config recipe.yaml`. A file says what flags say, by their names; what it says is parsed as they are. */
-import { parseDocument } from 'yaml'
+import { createRequire } from 'node:module'
 import { z } from 'zod'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
@@ -55,8 +55,11 @@ export const readConfig = (text: string, path: string): readonly Typed[] => {
   })
 }
 
+/** Only now: loading it at every start would cost each run 20 ms. */
+const loadYaml = (): typeof import('yaml') => createRequire(import.meta.url)('yaml')
+
 const fromYaml = (text: string, wrong: (what: string) => QuantizeError): unknown => {
-  const document = parseDocument(text, { prettyErrors: true, uniqueKeys: true })
+  const document = loadYaml().parseDocument(text, { prettyErrors: true, uniqueKeys: true })
   const [error] = document.errors
   if (error) throw wrong(printable(error.message.split('\n')[0]))
   try {

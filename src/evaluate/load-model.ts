@@ -1,11 +1,12 @@
 import { modelConfigs } from '../checkpoint/beside.ts'
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
 import { readWeight } from '../checkpoint/read-weight.ts'
-import type { ActivationScheme, Checkpoint, Configs, Model, WeightView } from '../contracts.ts'
+import type { ActivationScheme, Checkpoint, Configs, Model } from '../contracts.ts'
 import { dequantize } from '../dequantize.ts'
 import type { ReadWeight } from '../engine/ort/activations.ts'
 import { QuantizeError } from '../errors.ts'
 import { configFiles, type DetectedFormat, detectFormat, formatNames } from '../format/index.ts'
+import { moduleOf } from '../format/stored.ts'
 import type { Files } from '../io/files.ts'
 import { shown } from '../model/config.ts'
 import { buildModel } from '../model/graph.ts'
@@ -52,8 +53,6 @@ export const loadModel = (path: string, files: Files): LoadedModel => {
   }
 }
 
-const moduleOf = ({ tensor }: WeightView): string => tensor.replace(/\.weight$/, '')
-
 /** The model with what the checkpoint declares of each linear's input, or its runtime does to it. */
 const withActivations = (model: Model, { linears, format }: DetectedFormat): Model => {
   const of = (name: string): ActivationScheme | undefined => {
@@ -63,7 +62,7 @@ const withActivations = (model: Model, { linears, format }: DetectedFormat): Mod
   return {
     ...model,
     // a tied head is the embedding's module
-    head: { ...model.head, activations: of(moduleOf(model.head.weight)) },
+    head: { ...model.head, activations: of(moduleOf(model.head.weight.tensor)) },
     blocks: model.blocks.map(block => ({
       ...block,
       stages: block.stages.map(stage => ({
@@ -91,7 +90,7 @@ const readingQuantized = (
     return values
   }
   return view => {
-    const module = moduleOf(view)
+    const module = moduleOf(view.tensor)
     const scheme = linears.get(module)
     if (!scheme) return readPlain(view)
     const [first, end] = view.rows ?? [0, scheme.out]

@@ -22,7 +22,7 @@ import { ggufWeight, isDerived, toGgufName } from '../gguf/names.ts'
 import { isDense, schemeOfType, storageOfType, widthRefusal } from '../gguf/scheme.ts'
 import { type GgmlTypeName, ggmlTypes, isRounded } from '../gguf/types.ts'
 import { printable } from '../io/printable.ts'
-import { damaged, partOf, roleOf, tensorInfo, withData } from './stored.ts'
+import { damaged, moduleOf, partOf, roleOf, tensorInfo, withData } from './stored.ts'
 
 const weightOf = (module: string): string => `${module}.weight`
 
@@ -78,7 +78,7 @@ const schemeOfTensor = ({ name, dtype, shape, file }: TensorSource): LinearSchem
       'unsupported',
       `${printable(file)}: tensor "${printable(name)}" is ${type} [${shape}], which is not decoded here`,
     )
-  const module = name.replace(/\.weight$/, '')
+  const module = moduleOf(name)
   const scheme = schemeOfType(type)
   return {
     name: module,

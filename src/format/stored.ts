@@ -112,3 +112,6 @@ export const roleOf = (module: string): 'linear' | 'head' | 'embedding' =>
     : /(^|\.)(embed_tokens|wte|word_embeddings)$/.test(module)
       ? 'embedding'
       : 'linear'
+
+/** The module whose weight a tensor of transformers is. */
+export const moduleOf = (tensor: string): string => tensor.replace(/\.weight$/, '')

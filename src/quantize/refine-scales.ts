@@ -163,8 +163,9 @@ const refineSuperBlocks = async (steps: Steps, linear: CodedLinear, type: GgmlTy
       const at = (row: number): number => codeAt(row, start)
       const scale = changeMultiples(scaleCodes, at, row => d[superAt(row)], scales!.range)
       await steps.step(start, steps.codes(start, group), scale)
+      if (decode !== 'biased') continue
       const minimum = changeMultiples(minCodes, at, row => -dmin[superAt(row)], scales!.range)
-      if (decode === 'biased') await steps.step(start, steps.ones(start, group), minimum)
+      await steps.step(start, steps.ones(start, group), minimum)
     }
     const first = index * size
     const ofScales = steps.codes(first, size, (row, column) => scaleCodes[codeAt(row, column)])

@@ -12,7 +12,7 @@ import { type FloatDtype, toFloat32 } from '../dtype/convert.ts'
 import { packFactor } from '../engine/kernel/factor.ts'
 import { matrixOf, matrixOfValues } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
-import { deadChannels, factorize } from '../engine/ort/cholesky.ts'
+import { dampedGram, deadChannels, factorize } from '../engine/ort/cholesky.ts'
 import { driftCorrection } from '../engine/ort/drift.ts'
 import { diagonalOf } from '../engine/ort/gram.ts'
 import { plusProduct, square } from '../engine/ort/products.ts'
@@ -99,15 +99,6 @@ export const plainRounding = (
 /** With fewer tokens than this for each input, error feedback fits noise and is worse than plain rounding on other text (docs/methods.md). */
 const leastTokensPerInput = 2
 
-/** H, [n, n]: the Gram matrix with its diagonal damped. */
-const dampedGram = (gram: Float32Array, diagonal: Float32Array, damp: number): Float32Array => {
-  const n = diagonal.length
-  const added = (damp * diagonal.reduce((sum, value) => sum + value, 0)) / n
-  const hessian = gram.slice()
-  for (let i = 0; i < n; i++) hessian[i * n + i] += added
-  return hessian
-}
-
 /**
  * Error feedback for the linears behind a tap. Falls back to rounding to nearest, and says so, when too few tokens were seen or the Gram
  * matrix does not factor at any damping.
@@ -151,7 +142,7 @@ export const feedbackRounding = async (
   const factor = packFactor(kernels, reversedU)
   const refiner =
     refine === 'cd' && !factored.zero
-      ? await createRefiner(engine, kernels, dampedGram(gram, diagonal, factored.damp))
+      ? await createRefiner(engine, kernels, dampedGram(gram, factored.damp))
       : undefined
   const rounding: LinearRounding = { name: 'gptq', factor, actOrder: recipe.actOrder, order }
   return {

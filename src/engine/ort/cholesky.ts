@@ -41,12 +41,21 @@ export const deadChannels = (gram: Float32Array, n: number): number => {
   return dead
 }
 
+/** H, [n, n]: the Gram matrix with damp · mean(diag G) added to its diagonal. */
+export const dampedGram = (gram: Float32Array, damp: number): Float32Array => {
+  const n = Math.sqrt(gram.length)
+  const added = damp * meanDiagonal(gram, n)
+  const damped = gram.slice()
+  for (let i = 0; i < n; i++) damped[i * n + i] += added
+  return damped
+}
+
 /** Row of the reversed matrix → column of the Gram matrix. */
-const reversedColumns = (n: number, order: Int32Array | undefined): Int32Array =>
+export const reversedColumns = (n: number, order?: Int32Array): Int32Array =>
   Int32Array.from({ length: n }, (_, row) => (order ? order[n - 1 - row] : n - 1 - row))
 
-/** The lower triangle of H, reversed, as panels. */
-const reversedPanels = (gram: Float32Array, columns: Int32Array, added: number): Panels => {
+/** The lower triangle of H, reversed, as panels; diagonal blocks are whole. */
+export const reversedPanels = (gram: Float32Array, columns: Int32Array, added = 0): Panels => {
   const n = columns.length
   return createPanels(n, panelWidth(n), (panel, start, end) => {
     const width = end - start

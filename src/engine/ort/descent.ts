@@ -4,7 +4,8 @@
  * With H = L + T, L strictly lower and T upper with the diagonal, what comes from columns before i is a sweep x = t − Σ e·U, e = x − q, with
  * the unit upper factor U = diag(H)·T⁻¹; what comes from those after it lies in the sweep's target t = W + (W − Q)·L·T⁻¹.
  */
-import { createPanels, type Panels, writePanels } from './panels.ts'
+import { reversedColumns, reversedPanels } from './cholesky.ts'
+import { type Panels, writePanels } from './panels.ts'
 import { multiply, square } from './products.ts'
 import type { Engine } from './session.ts'
 import { invertLower } from './triangular.ts'
@@ -16,16 +17,10 @@ export interface Descent {
   readonly later: Float32Array
 }
 
-const panelWidth = 192
-
 /** @param hessian H, [n, n], symmetric, with a positive diagonal; products with T⁻¹ in float32 */
 export const prepareDescent = async (engine: Engine, hessian: Float32Array): Promise<Descent> => {
   const n = Math.sqrt(hessian.length)
-  const reversed = createPanels(n, panelWidth, (panel, start, end) => {
-    for (let row = start; row < n; row++)
-      for (let column = start; column < Math.min(end, row + 1); column++)
-        panel[(row - start) * (end - start) + column - start] = hessian[(n - 1 - row) * n + n - 1 - column]
-  })
+  const reversed = reversedPanels(hessian, reversedColumns(n))
   await invertLower(engine, reversed)
   const inverse = new Float32Array(n * n)
   writePanels(reversed, inverse)

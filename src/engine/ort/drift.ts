@@ -3,6 +3,7 @@
  * that make up for it. The wanted outputs are W·x, the inputs are x̂: the weights of least squares are W·E[x x̂ᵀ]·Ĥ⁻¹ = W + W·D·Ĥ⁻¹ with
  * D = E[(x − x̂) x̂ᵀ], and what rounding adds to their error is tr(ΔW·Ĥ·ΔWᵀ) (QEP, arXiv 2504.09629; Qronos, arXiv 2505.11695).
  */
+import { reversedColumns } from './cholesky.ts'
 import { type Panels, writePanels } from './panels.ts'
 import { accumulate, multiply, square } from './products.ts'
 import type { Engine } from './session.ts'
@@ -55,7 +56,7 @@ export const driftCorrection = async (
   const { n } = reversedU
   const factor = new Float32Array(n * n)
   writePanels(reversedU, factor)
-  const columnAt = Int32Array.from({ length: n }, (_, at) => (order ? order[n - 1 - at] : n - 1 - at))
+  const columnAt = reversedColumns(n, order)
   const reversed = new Float32Array(n * n)
   for (let row = 0; row < n * n; row += n) for (let at = 0; at < n; at++) reversed[row + at] = drift[row + columnAt[at]]
   const product = new Float32Array(n * n)

@@ -9,9 +9,10 @@ import { activationNode, type Norm, normNode, pairNorms, skipNormNode } from '..
 import { linearsOf } from '../../engine/ort/segments.ts'
 import { QuantizeError } from '../../errors.ts'
 import { printable } from '../../io/printable.ts'
+import { moduleOf } from '../stored.ts'
 import { type AttentionOp, attentionNodes, checkHeads, createRopes, positionNames, positionNodes } from './attention.ts'
 import { type Builder, createBuilder, elementType } from './builder.ts'
-import { embeddingNodes, linearNodes, moduleOf } from './linears.ts'
+import { embeddingNodes, linearNodes } from './linears.ts'
 
 /** Where a tensor lies. */
 export interface PlacedTensor extends TensorInfo {

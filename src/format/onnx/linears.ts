@@ -1,6 +1,7 @@
 /** Linears and the embedding, quantized or not, as nodes over values [B, S, features]. */
 import type { Linear, LinearScheme, Model } from '../../contracts.ts'
 import { microsoft } from '../../engine/ort/onnx.ts'
+import { moduleOf } from '../stored.ts'
 import { inputShape } from './attention.ts'
 import type { Builder } from './builder.ts'
 import { partNames } from './layout.ts'
@@ -49,8 +50,6 @@ export const linearNodes = (b: Builder, x: string, y: string, linear: Linear, mo
   const product = quantizedLinear(b, x, `${y}/product`, scheme)
   return b.apply('Add', [product, b.view(linear.bias)], y)
 }
-
-export const moduleOf = (tensor: string): string => tensor.replace(/\.weight$/, '')
 
 /** Rows of the embedding for the token ids. */
 export const embeddingNodes = (b: Builder, { embedding }: Model, ids: string, y: string): string => {
