@@ -150,7 +150,17 @@ export interface Model {
 
 // ── calibrate ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-export type StatisticName = 'gram'
+/** What can be known of a tap beside its Gram matrix. */
+export type StatisticName = 'channels' | 'histogram'
+
+/** Of each channel of a tap, [in], over all tokens. */
+export interface ChannelStatistics {
+  readonly mean: Float32Array
+  /** Mean of |x|. */
+  readonly absMean: Float32Array
+  readonly low: Float32Array
+  readonly high: Float32Array
+}
 
 /** What a tap saw. */
 export interface Statistics {
@@ -158,6 +168,9 @@ export interface Statistics {
   readonly count: number
   /** Σ x xᵀ / count, [in, in], symmetric, full. */
   readonly gram: Float32Array
+  readonly channels?: ChannelStatistics
+  /** [4096]: how many values have each 12 leading bits (sign, exponent, 3 of the mantissa) of float32 (calibrate/channels.ts). */
+  readonly histogram?: Float64Array
   /** Σ (x′ − x) xᵀ / count, [in, in], x′ what the tap sees in the unquantized model; where it was asked for. */
   readonly drift?: Float32Array
 }
@@ -233,8 +246,11 @@ export interface LevelGrid {
 
 export type Grid = UniformGrid | LevelGrid
 
-/** How the range of a group is chosen: the largest shrink factors tried on its min-max range. */
-export type ClipName = 'minmax' | 'mse'
+/** How the range of a group is chosen: as it is; shrunk by what its weights lose least by; or by what its outputs lose least by. */
+export type ClipName = 'minmax' | 'mse' | 'awq'
+
+/** A change of the model's weights that leaves its function as it is (src/transform). */
+export type TransformName = 'none' | 'awq' | 'smoothquant'
 
 /** Weights that share one scale: n columns of a row, a whole row (channel), the whole tensor, or squares of 128 × 128 (block). */
 export type Group = number | 'channel' | 'tensor' | 'block'

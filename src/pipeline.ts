@@ -1,41 +1,30 @@
 /** Runs a plan. This is the story of the program: each call is one step, and the folders say which. */
 import { join } from 'node:path'
-import { calibratedPass } from './calibrate/pass.ts'
 import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts'
-import { finiteSource } from './checkpoint/finite-source.ts'
+import { checkStatistics, openStatistics, type StatisticsFile } from './calibrate/statistics-file.ts'
 import { modelName } from './checkpoint/model-name.ts'
-import { readWeight } from './checkpoint/read-weight.ts'
-import type { AssembleFacts, Checkpoint, Configs, Stage } from './contracts.ts'
+import type { AssembleFacts, Checkpoint, Configs } from './contracts.ts'
 import { convertRounding } from './convert-rounding.ts'
 import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
-import { dequantize } from './dequantize.ts'
-import { matrixOf } from './engine/kernel/panels.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
-import { createEngine } from './engine/ort/session.ts'
-import { createSpill } from './engine/ort/spill.ts'
 import { QuantizeError } from './errors.ts'
-import { type Weightings, weightingsOf } from './gguf/weightings.ts'
+import { weightingsOf } from './gguf/weightings.ts'
 import { filesIn, hashFile } from './io/whole-file.ts'
-import {
-  earlierInputs,
-  type FinishedFacts,
-  type Journal,
-  openJournal,
-  partialFolder,
-  takePublished,
-} from './journal.ts'
+import { earlierInputs, type Journal, openJournal, partialFolder, takePublished } from './journal.ts'
 import { withLegacyRope } from './model/legacy-rope.ts'
-import { type Output, openOutput } from './output.ts'
+import { openOutput } from './output.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
-import { createMeter, type Meter } from './progress-meter.ts'
-import { absMaxOf } from './quantize/fit-tensor.ts'
-import { feedbackRounding, plainRounding, type Rounded, type StageRounding } from './quantize/stage-rounding.ts'
+import { createMeter } from './progress-meter.ts'
+import { plainRounding } from './quantize/stage-rounding.ts'
 import { buildReport } from './report/build.ts'
 import { parseReport, reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
+import { quantizeBehindPass, quantizeFromFile, quantizeSequentially } from './run-calibrated.ts'
 import type { RunContext } from './run-context.ts'
 import { checkUnchanged, type Inputs, inputsOf } from './run-inputs.ts'
-import { type OutputMeter, readStored, storeLinear } from './store-linear.ts'
+import { finishLinear, type Run, roundLinear, takeFinished } from './run-linear.ts'
+import { waitingTensors } from './run-transform.ts'
+import { scaledCheckpoint } from './transform/scaled-checkpoint.ts'
 import { toolName, version } from './version.ts'
 
 export const reportName = 'quantize-report.json'
@@ -43,26 +32,6 @@ export const maxReportBytes = 2 ** 26
 
 /** The model's config.json; undefined for a lone file. */
 type SourceConfig = Readonly<Record<string, unknown>> | undefined
-
-/** One run: its task, its means, and what it has finished. */
-interface Run {
-  readonly plan: Plan
-  readonly checkpoint: Checkpoint
-  readonly context: RunContext
-  readonly kernels: Kernels
-  readonly output: Output
-  readonly meter: Meter
-  /** Free, for a file that is of no use after the run. */
-  readonly temporary: string
-  /** Of an importance matrix. */
-  readonly weightings: Weightings | undefined
-  /** The output's JSON files, as its readers see them. */
-  readonly outputConfigs: Configs
-  /** Largest weights under common scales, by the names of their linears. */
-  readonly largest: Map<string, number>
-  /** By name. */
-  readonly facts: Map<string, FinishedFacts>
-}
 
 /** What to do with what stands where the output goes. */
 export interface OutputRules {
@@ -94,23 +63,37 @@ export const runPlan = async (
     progress({ kind: 'note', text: 'an earlier run had finished it' })
     return parseReport(files.readText(join(output, reportName), maxReportBytes), join(output, reportName))
   }
-  const journal = openJournal(output, inputs, resume, files, clock)
+  const stats = plan.recipe.stats === null ? undefined : openStatistics(plan.recipe.stats, files)
+  let journal: Journal | undefined
   try {
-    const report = await fillFolder(plan, checkpoint, sourceConfig, inputs, sample, began, journal, context)
+    if (stats) checkStatistics(stats, plan.model!, weightHashes(inputs, checkpoint))
+    journal = openJournal(output, inputs, resume, files, clock)
+    const report = await fillFolder(plan, checkpoint, sourceConfig, inputs, { sample, stats }, began, journal, context)
     checkUnchanged(inputs, checkpoint, files)
     context.signal.throwIfAborted()
     journal.publish(overwrite)
     progress({ kind: 'end' })
     return report
   } catch (error) {
-    const finished = journal.leave(!(error instanceof QuantizeError && error.lasting))
+    const finished = journal?.leave(!(error instanceof QuantizeError && error.lasting)) ?? 0
     if (finished > 0)
       progress({
         kind: 'note',
         text: `${finished} finished tensors and linears are in ${partialFolder(output)}: the same command goes on from there`,
       })
     throw error
+  } finally {
+    stats?.close()
   }
+}
+
+const weightHashes = ({ model }: Inputs, { files }: Checkpoint): Readonly<Record<string, string>> =>
+  Object.fromEntries(files.map(name => [name, model[name].sha256]))
+
+/** Where a run learns what its taps see: a text, or a file. */
+interface Known {
+  readonly sample: CalibrationSample | undefined
+  readonly stats: StatisticsFile | undefined
 }
 
 /** Writes all files of the output, the report last. */
@@ -119,16 +102,17 @@ const fillFolder = async (
   checkpoint: Checkpoint,
   sourceConfig: SourceConfig,
   inputs: Inputs,
-  sample: CalibrationSample | undefined,
+  { sample, stats }: Known,
   began: number,
   journal: Journal,
   context: RunContext,
 ): Promise<Report> => {
   const { files, clock, threads, progress } = context
+  const scaled = plan.recipe.transform === 'none' ? undefined : scaledCheckpoint(checkpoint)
   const configs = plan.format.assemble(sourceConfig && amended(sourceConfig, plan), assembleFacts(plan))
   const output = openOutput(
     plan,
-    checkpoint,
+    scaled ?? checkpoint,
     { name: modelName(checkpoint, files), config: sourceConfig },
     journal,
     context,
@@ -141,7 +125,9 @@ const fillFolder = async (
     kernels = await createKernels(threads)
     const run: Run = {
       plan,
-      checkpoint,
+      source: checkpoint,
+      checkpoint: scaled ?? checkpoint,
+      scaled,
       context,
       kernels,
       output,
@@ -150,17 +136,21 @@ const fillFolder = async (
       weightings,
       outputConfigs: parseConfigs(configs),
       largest: new Map(),
+      transforms: [],
       facts: new Map(),
     }
     try {
-      for (const { name } of plan.passed) output.pass(name)
-      if (sample) await quantizeCalibrated(run, sample)
+      const waiting = waitingTensors(run)
+      for (const { name } of plan.passed) if (!waiting.has(name)) output.pass(name)
+      if (stats) await quantizeFromFile(run, stats)
+      else if (sample && plan.recipe.rounding === 'gptq') await quantizeSequentially(run, sample)
+      else if (sample) await quantizeBehindPass(run, sample)
       await quantizeDataFree(run)
     } finally {
       output.flush()
     }
     output.complete(configs)
-    const report = reportOf(run, inputs, sample, (clock.now() - began) / 1000)
+    const report = reportOf(run, inputs, { sample, stats }, (clock.now() - began) / 1000)
     files.writeText(join(output.folder, reportName), reportJson(report))
     return report
   } finally {
@@ -191,143 +181,6 @@ const quantizeDataFree = async (run: Run): Promise<void> => {
   } finally {
     await next?.catch(() => {})
   }
-}
-
-/** Whether an earlier run finished the linear: then its facts are taken over. */
-const takeFinished = ({ output, facts, meter }: Run, linear: PlannedLinear): boolean => {
-  const record = output.earlier.get(linear.name)
-  if (!record) return false
-  if (!facts.has(linear.name)) meter.earlier(linear)
-  facts.set(linear.name, record.facts!)
-  return true
-}
-
-/** Block by block, stage by stage: the tap's statistics, then its linears, then on through the quantized ones. */
-const quantizeCalibrated = async (run: Run, { windows }: CalibrationSample): Promise<void> => {
-  const { plan, checkpoint, context, kernels, meter } = run
-  const planned = new Map(plan.linears.map(linear => [linear.name, linear]))
-  const linearsOf = (stage: Stage): readonly PlannedLinear[] =>
-    stage.linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
-  if (plan.linears.filter(linear => takeFinished(run, linear)).length === plan.linears.length) return
-  const engine = await createEngine(context.threads)
-  const spill = context.memory.spillBytes > 0 ? createSpill(run.temporary, context.files) : undefined
-  try {
-    await calibratedPass(
-      engine,
-      plan.model!,
-      windows,
-      view => readWeight(checkpoint, view).data,
-      {
-        known(stage) {
-          const linears = linearsOf(stage)
-          if (!linears.every(({ name }) => run.output.earlier.has(name))) return undefined
-          return new Map(linears.map(linear => [linear.name, () => storedWeight(run, linear)]))
-        },
-        async visit({ stage, block, statistics, zeroed }) {
-          const replaced = new Map<string, () => Float32Array>()
-          const linears = linearsOf(stage)
-          const outputs = { engine, statistics, zeroed, keepDecoded: context.memory.keepDecoded }
-          const tap = `${block.name}: input of ${stage.linears[0].name}`
-          const rounding = await feedbackRounding(engine, kernels, statistics, plan.recipe, tap)
-          for (const linear of linears) {
-            const kept = takeFinished(run, linear)
-              ? undefined
-              : await finishLinear(run, linear, rounding, await roundLinear(run, linear, rounding), outputs)
-            replaced.set(linear.name, () => kept ?? storedWeight(run, linear))
-          }
-          rounding.release()
-          return replaced
-        },
-      },
-      {
-        spill,
-        drift: plan.recipe.correct > 0,
-        zeroNonFinite: plan.recipe.nonfinite === 'zero',
-        onChunk(block, stage, _done, of) {
-          context.signal.throwIfAborted()
-          meter.chunk(block, stage, of)
-        },
-      },
-    )
-  } finally {
-    spill?.close()
-    await engine.release()
-  }
-}
-
-/** [out, in], as the output holds it. */
-const storedWeight = ({ plan, output, outputConfigs }: Run, linear: PlannedLinear): Float32Array =>
-  dequantize(readStored(linear, plan.format, output.writer, outputConfigs))
-
-/** The largest weight of all linears under whose common scale this one stands; undefined where it stands alone. */
-const sharedLargest = async (
-  { plan, checkpoint, kernels, largest }: Run,
-  { sharedWith }: PlannedLinear,
-): Promise<number | undefined> => {
-  if (sharedWith.length === 0) return undefined
-  const key = sharedWith.join('\n')
-  if (!largest.has(key)) {
-    let most = 0
-    for (const { name, weight, scheme } of plan.linears.filter(({ name }) => sharedWith.includes(name))) {
-      const stored = checkpoint.tensors.get(weight.tensor)!
-      const source = plan.recipe.nonfinite === 'zero' ? finiteSource(stored).source : stored
-      most = Math.max(most, await absMaxOf(kernels, { ...matrixOf(source, scheme.out, scheme.in), name }))
-    }
-    largest.set(key, most)
-  }
-  return largest.get(key)
-}
-
-interface Begun extends Rounded {
-  readonly began: number
-}
-
-/** Chooses the codes of one linear. */
-const roundLinear = async (run: Run, linear: PlannedLinear, rounding: StageRounding): Promise<Begun> => {
-  const { plan, checkpoint, context } = run
-  context.signal.throwIfAborted()
-  const began = context.clock.now()
-  const stored = checkpoint.tensors.get(linear.weight.tensor)!
-  const source = plan.recipe.nonfinite === 'zero' ? finiteSource(stored).source : stored
-  const shared = await sharedLargest(run, linear)
-  return { began, ...(await rounding.round(source, linear.scheme, linear.storage, shared)) }
-}
-
-/** Puts a linear in its place in the output, and finds out how good it is. Returns the weights [out, in] that the output holds, if the meter keeps them. */
-const finishLinear = async (
-  run: Run,
-  linear: PlannedLinear,
-  rounding: StageRounding,
-  { quantized, method, fallback, began }: Begun,
-  meter?: OutputMeter,
-): Promise<Float32Array | undefined> => {
-  const { plan, checkpoint, context, kernels, output, outputConfigs, facts } = run
-  const { name } = linear
-  const stored = checkpoint.tensors.get(linear.weight.tensor)!
-  const finite = plan.recipe.nonfinite === 'zero' ? finiteSource(stored) : undefined // each weight is read once here: they are counted
-  const { decoded, sha256, ...measured } = await storeLinear(
-    kernels,
-    finite?.source ?? stored,
-    linear,
-    quantized,
-    plan.format,
-    output.writer,
-    outputConfigs,
-    meter,
-  )
-  const { damp, deadChannels } = rounding
-  const seconds = (context.clock.now() - began) / 1000
-  const zeroed = { zeroedWeights: finite?.zeroed() ?? 0, zeroedActivations: meter?.zeroed ?? 0 }
-  const found = { method, fallback, damp, deadChannels, ...measured, ...zeroed, seconds }
-  facts.set(name, found)
-  output.finish({ name, tensors: sha256, facts: found })
-  run.meter.linear(linear, {
-    method,
-    sqnrDb: measured.error.sqnrDb,
-    relativeOutputError: measured.relativeOutputError,
-    seconds,
-  })
-  return decoded
 }
 
 const parseConfigs = (configs: ReadonlyMap<string, string | Uint8Array>): Configs =>
@@ -366,9 +219,9 @@ const assembleFacts = ({ recipe, linears, kept, passed, model, untied }: Plan): 
 })
 
 const reportOf = (
-  { plan, checkpoint, context, output, weightings, facts }: Run,
+  { plan, source: checkpoint, context, output, weightings, transforms, facts }: Run,
   inputs: Inputs,
-  sample: CalibrationSample | undefined,
+  { sample, stats }: Known,
   seconds: number,
 ): Report => {
   const { files, clock } = context
@@ -385,6 +238,16 @@ const reportOf = (
       sha256: Object.fromEntries(Object.entries(inputs.model).map(([name, { sha256 }]) => [name, sha256])),
     },
     calibration: sample?.report ?? null,
+    statistics:
+      sample || stats
+        ? {
+            of: stats || plan.recipe.rounding === 'nearest' ? 'unquantized model' : 'quantized prefix',
+            file: stats?.path ?? null,
+            sha256: inputs.stats,
+            texts: stats?.facts.texts ?? [],
+          }
+        : null,
+    transforms,
     linears: plan.linears.map(({ name, weight, scheme, tensors }) => ({
       scheme,
       tensor: weight.tensor,

@@ -241,7 +241,11 @@ const keptScheme = (stored: LinearScheme, format: Format, from: Format): LinearS
 const groupsAlong = (group: Group, inputs: number): number =>
   Math.ceil(inputs / (typeof group === 'number' ? group : group === 'block' ? 128 : inputs))
 
-const activationsOf = ({ activations, symmetric }: Recipe, group: Group): ActivationScheme | undefined =>
+/** What a recipe declares of inputs. */
+export const activationScheme = (
+  { activations, symmetric }: Pick<Recipe, 'activations' | 'symmetric'>,
+  group: Group,
+): ActivationScheme | undefined =>
   activations === null
     ? undefined
     : {
@@ -285,7 +289,7 @@ export const schemeOf = (
     group,
     groups: groupsAlong(group, inputs),
     actOrder: recipe.actOrder,
-    ...(role === 'linear' && recipe.activations ? { activations: activationsOf(recipe, group) } : {}),
+    ...(role === 'linear' && recipe.activations ? { activations: activationScheme(recipe, group) } : {}),
   }
 }
 

@@ -130,7 +130,7 @@ const plural = (count: number, noun: string): string => `${count} ${noun}${count
 export const planRun = (checkpoint: Checkpoint, architecture: Model | string, recipe: Recipe): Plan => {
   const { tensors } = checkpoint
   const model = typeof architecture === 'string' ? undefined : architecture
-  if (!model && recipe.calibration)
+  if (!model && (recipe.calibration || recipe.stats !== null))
     throw new QuantizeError(
       'unsupported',
       `${checkpoint.path}: --method ${recipe.method} runs the model, but ${architecture}; methods that need no architecture: ${dataFreeMethods().join(', ')}`,
@@ -271,6 +271,12 @@ const schemeOrReason = (
   }
 }
 
+/** Why AWQ's clip search cannot choose the ranges of a linear; undefined: it can. */
+const clipRefusal = ({ group, grid }: LinearScheme, { second }: Storage): string | undefined =>
+  group === 'tensor' || group === 'block' || second
+    ? `--clip awq gives each group of columns a scale of its own, which ${second ? `grid ${grid}` : `--group ${group}`} has not; use --clip mse`
+    : undefined
+
 /** Chooses the linears and their schemes. @throws QuantizeError as planRun */
 const chooseLinears = (
   checkpoint: Checkpoint,
@@ -325,6 +331,11 @@ const chooseLinears = (
       return []
     }
     const storage = format.storage(scheme)
+    const unclipped = recipe.clip === 'awq' ? clipRefusal(scheme, storage) : undefined
+    if (unclipped) {
+      refuse(candidate, unclipped)
+      return []
+    }
     const sharedWith = storage.second === 'global' ? candidate.shares : []
     return [{ name, weight, scheme, storage, sharedWith, tensors: format.layout(scheme) }]
   })

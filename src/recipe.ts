@@ -8,13 +8,14 @@ import type {
   Group,
   LinearScheme,
   Refinement,
+  TransformName,
   WeightDtype,
 } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
 import type { GgmlTypeName } from './gguf/types.ts'
 import { gridPresets } from './method/grids.ts'
-import { type Method, type MethodName, methodNamed } from './method/index.ts'
+import { type Method, type MethodName, methodNamed, needsText } from './method/index.ts'
 
 /** What was asked, fully resolved; written into the report. */
 export interface Recipe {
@@ -38,7 +39,12 @@ export interface Recipe {
   readonly restDtype: WeightDtype | null
   /** Where the group does not divide a linear's inputs: the largest divisor not above it, instead of an error. */
   readonly groupFallback: boolean
+  /** Before rounding. */
+  readonly transform: TransformName
+  /** Its strength, of SmoothQuant. */
+  readonly alpha: number
   readonly clip: ClipName
+  readonly rounding: Method['rounding']
   readonly actOrder: ActOrder
   readonly damp: number
   /** Share of the way to weights that make up for quantized linears before them (engine/ort/drift.ts); 0: none of it. */
@@ -52,7 +58,9 @@ export interface Recipe {
   readonly nonfinite: 'error' | 'zero'
   /** Path of an importance matrix, by which errors are weighed; null: none. */
   readonly imatrix: string | null
-  /** undefined for a method that needs no data. */
+  /** Path of a file of statistics, which stands for calibration; null: none. */
+  readonly stats: string | null
+  /** undefined where no model is run: the method needs no data, or has statistics. */
   readonly calibration?: CalibrationRecipe
   readonly shardBytes: number
 }
@@ -78,6 +86,8 @@ export interface CalibrationRecipe {
 
 /** What the user said; whatever is missing comes from the method's preset. */
 export interface RecipeRequest {
+  /** Which of these the user gave himself; the rest are defaults. */
+  readonly explicit?: ReadonlySet<string>
   readonly method?: string
   readonly grid?: GridName
   readonly bits?: Bits
@@ -87,11 +97,14 @@ export interface RecipeRequest {
   readonly include?: readonly string[]
   readonly exclude?: readonly string[]
   readonly overrides?: readonly Override[]
-  readonly activations?: 'int8' | 'fp8'
+  readonly activations?: 'int8' | 'fp8' | 'none'
   readonly restDtype?: WeightDtype
   readonly symmetric?: boolean
   readonly group?: Group
   readonly groupFallback?: boolean
+  readonly transform?: TransformName
+  readonly alpha?: number
+  readonly stats?: string
   readonly clip?: ClipName
   readonly actOrder?: ActOrder
   readonly damp?: number
@@ -139,9 +152,14 @@ const preferredGrid = (facts: FormatFacts | undefined, bits: Bits | undefined): 
 }
 
 /** A format's choice counts for its own grid; then the grid's; integers with quantized activations have one scale a channel. */
-const usualGroup = ({ activations }: RecipeRequest, grid: GridName, facts: FormatFacts, method: Method): Group => {
+const usualGroup = (
+  { activations = 'none' }: RecipeRequest,
+  grid: GridName,
+  facts: FormatFacts,
+  method: Method,
+): Group => {
   const { grid: own = 'int', group } = facts.defaults ?? {}
-  if (grid === 'int' && (activations || own !== 'int')) return 'channel'
+  if (grid === 'int' && (activations !== 'none' || own !== 'int')) return 'channel'
   return (grid === own ? group : undefined) ?? gridPresets[grid].group ?? group ?? method.group
 }
 
@@ -173,6 +191,26 @@ const checkTypes = (request: RecipeRequest, { name, choose }: Format): void => {
     refuse(`--head-bits, --embed-bits none: with format ${name} use --override '<glob>=f16', or --exclude`)
 }
 
+/** @throws QuantizeError bad-option for parts that do not go together, or options that they leave without effect */
+const checkParts = (
+  request: RecipeRequest,
+  { transform, clip, actOrder, group, correct }: Pick<Recipe, 'transform' | 'clip' | 'actOrder' | 'group' | 'correct'>,
+  { name, choose }: Format,
+): void => {
+  if (request.alpha !== undefined && transform !== 'smoothquant')
+    refuse('--alpha is the strength of --transform smoothquant; leave it out')
+  if (clip === 'awq' && actOrder === 'g_idx')
+    refuse('--clip awq: groups of --act-order g_idx are fitted during the sweep; use --act-order static')
+  if (clip === 'awq' && (group === 'tensor' || group === 'block'))
+    refuse(`--clip awq cuts groups of columns, not --group ${group}; use --clip mse`)
+  if (clip === 'awq' && choose) refuse(`--clip awq: format ${name} has scales of its own search; use --clip minmax`)
+  if (correct > 0 && request.stats !== undefined)
+    refuse('--correct follows a model while it is quantized, which --stats does without; leave one of them out')
+  if (request.stats !== undefined)
+    for (const key of ['calib', 'samples', 'seqLen', 'seed'] as const)
+      if (request.explicit?.has(key)) refuse(`--${key === 'seqLen' ? 'seq-len' : key} has no effect with --stats`)
+}
+
 /**
  * Fills in a request: from what the grid settles, then from what the format prefers, then from the method's preset.
  * @throws QuantizeError bad-option when method or format are unknown, or cannot use what was asked
@@ -190,7 +228,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   checkTypes(request, chosen)
   if (request.imatrix !== undefined && !chosen.choose)
     refuse(`--imatrix: only GGUF's types weigh by one, not format ${format}`)
-  if (request.imatrix !== undefined && method.needs.length > 0)
+  if (request.imatrix !== undefined && (method.rounding !== 'nearest' || request.stats !== undefined))
     refuse(`--imatrix has no effect with --method ${method.name}, which measures its own importances; leave it out`)
   const bits = bitsOf(grid, request.bits, facts.defaults?.bits ?? method.bits)
   const group = request.group ?? (facts.impliedGroup ? 'implied' : usualGroup(request, grid, facts, method))
@@ -199,11 +237,16 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     refuse(`--act-order g_idx needs groups of columns; with --group ${group} use --act-order static`)
   const beside = (asked: Bits | 'none' | undefined): Bits | null =>
     asked === 'none' ? null : (asked ?? (facts.defaults?.embedding ? bits : null))
-  const needsData = method.needs.length > 0
+  const transform = request.transform ?? method.transform
+  const clip = request.clip ?? method.clip
+  const needsData = needsText({ rounding: method.rounding, transform, clip })
   const feedback = method.rounding !== 'nearest'
   const refine = request.refine ?? (feedback ? facts.defaults?.refine : undefined) ?? method.refine
   if (refine === 'cd' && actOrder === 'g_idx')
     refuse('--refine cd: groups of --act-order g_idx are fitted during the sweep; use --act-order static')
+  const correct =
+    request.correct ?? (feedback && !request.stats ? facts.defaults?.correct : undefined) ?? method.correct
+  checkParts(request, { transform, clip, actOrder, group, correct }, chosen)
   return {
     method: method.name,
     grid,
@@ -215,27 +258,32 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     include: request.include ?? [],
     exclude: request.exclude ?? [],
     overrides: request.overrides ?? [],
-    activations: request.activations ?? null,
+    activations: request.activations === 'none' ? null : (request.activations ?? method.activations),
     restDtype: request.restDtype ?? null,
     groupFallback: request.groupFallback ?? false,
-    clip: request.clip ?? method.clip,
+    transform,
+    alpha: request.alpha ?? method.alpha,
+    clip,
+    rounding: method.rounding,
     actOrder,
     damp: request.damp ?? method.damp,
-    correct: request.correct ?? (feedback ? facts.defaults?.correct : undefined) ?? method.correct,
+    correct,
     refine,
     format,
     unfit: request.unfit ?? defaults.unfit,
     lossy: false,
     nonfinite: request.nonfinite ?? defaults.nonfinite,
     imatrix: request.imatrix ?? null,
-    calibration: needsData
-      ? {
-          text: request.calib ?? defaults.calib,
-          samples: request.samples ?? defaults.samples,
-          seqLen: request.seqLen ?? defaults.seqLen,
-          seed: request.seed ?? defaults.seed,
-        }
-      : undefined,
+    stats: request.stats ?? null,
+    calibration:
+      needsData && request.stats === undefined
+        ? {
+            text: request.calib ?? defaults.calib,
+            samples: request.samples ?? defaults.samples,
+            seqLen: request.seqLen ?? defaults.seqLen,
+            seed: request.seed ?? defaults.seed,
+          }
+        : undefined,
     shardBytes: request.shardBytes ?? defaults.shardBytes,
   }
 }
@@ -271,12 +319,16 @@ export const conversionRecipe = (request: ConversionRequest, typical: LinearSche
     ...{ headBits: null, embedBits: null, include: [], exclude: [], overrides: [], activations: null },
     ...{
       groupFallback: false,
+      transform: 'none',
+      alpha: 0,
       clip: 'minmax',
+      rounding: 'nearest',
       damp: 0,
       correct: 0,
       refine: 'none',
       nonfinite: defaults.nonfinite,
       imatrix: null,
+      stats: null,
       calibration: undefined,
     },
   }

@@ -23,6 +23,8 @@ export const inputsSchema = z.strictObject({
   text: sha256.nullable(),
   /** Of the importance matrix. */
   imatrix: sha256.nullable(),
+  /** Of the file of statistics. */
+  stats: sha256.nullable(),
   /** Weights, config.json and, with calibration, tokenizer.json, by base name. */
   model: z.record(z.string(), fileSchema),
 })
@@ -54,17 +56,19 @@ export const inputsOf = (
   const model = [...weights, ...beside.filter(name => files.stat(join(folder, name)))]
   return {
     version,
-    device: sample ? processorName() : null,
+    device: sample || recipe.stats !== null ? processorName() : null,
     // a text is known by its content: where it lies does not matter
     recipe: JSON.parse(
       JSON.stringify({
         ...recipe,
         imatrix: recipe.imatrix && 'given',
+        stats: recipe.stats && 'given',
         calibration: recipe.calibration && { ...recipe.calibration, text: undefined },
       }),
     ),
     text: sample?.report.sha256 ?? null,
     imatrix: recipe.imatrix === null ? null : hashFile(recipe.imatrix, files).sha256,
+    stats: recipe.stats === null ? null : hashFile(recipe.stats, files).sha256,
     model: Object.fromEntries(
       model.map(name => [name, inputFile(join(folder, name), known && own(known.model, name), files)]),
     ),
@@ -104,6 +108,7 @@ export const whatChanged = (before: Inputs, after: Inputs): readonly string[] =>
     ...changedKeys('recipe.', before.recipe, after.recipe),
     ...(before.text === after.text ? [] : ['the calibration text']),
     ...(before.imatrix === after.imatrix ? [] : ['the importance matrix']),
+    ...(before.stats === after.stats ? [] : ['the statistics']),
     ...[...files]
       .filter(name => own(before.model, name)?.sha256 !== own(after.model, name)?.sha256)
       .map(name => `the content of ${printable(name)}`),

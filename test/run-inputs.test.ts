@@ -8,6 +8,7 @@ const inputs: Inputs = {
   recipe: { method: 'gptq', bits: 4, calibration: { samples: 128 } },
   text: sha256('a'),
   imatrix: null,
+  stats: null,
   model: { 'model.safetensors': { bytes: 9, sha256: sha256('b'), stamp: '1' } },
 }
 

@@ -1,11 +1,12 @@
-import type { Block, Model, Stage, Statistics } from '../contracts.ts'
-import { chunkRowsOf, embed, type ReadWeight } from '../engine/ort/activations.ts'
+import type { Block, Model, Stage, StatisticName, Statistics } from '../contracts.ts'
+import { type Activations, chunkRowsOf, copyActivations, embed, type ReadWeight } from '../engine/ort/activations.ts'
 import { createDrift } from '../engine/ort/drift.ts'
 import { createBlockPass, type LinearWeight } from '../engine/ort/forward.ts'
 import { createGram } from '../engine/ort/gram.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { type Spill, spillBeside } from '../engine/ort/spill.ts'
 import { QuantizeError } from '../errors.ts'
+import { createChannels } from './channels.ts'
 
 /** A stage whose tap has seen all samples, through everything before it as it will be stored. */
 export interface Visit {
@@ -21,6 +22,8 @@ export type Weights = ReadonlyMap<string, () => Float32Array>
 
 /** Both give the weights that replace those of the stage's linears from here on; others stay as they are. */
 export interface Visitor {
+  /** Before anything of a block is visited: what its taps see with its weights as they are, behind the blocks that were replaced. A second pass over the block. */
+  ahead?(block: Block, statistics: ReadonlyMap<Stage, Statistics>): Promise<void>
   /** For a stage whose replacements are known already: its statistics are not collected then. */
   known(stage: Stage): Weights | undefined
   visit(visit: Visit): Promise<Weights>
@@ -29,6 +32,8 @@ export interface Visitor {
 export interface PassOptions {
   /** A value of a tap that is not finite counts as 0 in its statistics, instead of ending the pass. */
   readonly zeroNonFinite?: boolean
+  /** Collected at each tap beside its Gram matrix. */
+  readonly collect?: ReadonlySet<StatisticName>
   /** Takes the activations instead of memory. */
   readonly spill?: Spill
   /** Also computes the unquantized model, beside what becomes of it, and gives Statistics.drift. */
@@ -75,6 +80,56 @@ const notFinite = (
   )
 }
 
+interface TapAccumulator {
+  /** @throws QuantizeError bad-input for a value that is not finite */
+  add(transposed: Float32Array, rows: number): Promise<void>
+  finish(): { readonly statistics: Statistics; readonly zeroed: number }
+}
+
+const accumulatorOf = (
+  engine: Engine,
+  stage: Stage,
+  seqLen: number,
+  { zeroNonFinite = false, collect = new Set() }: PassOptions,
+): TapAccumulator => {
+  const gram = createGram(engine, stage.width)
+  const channels = collect.size > 0 ? createChannels(stage.width, collect) : undefined
+  let [zeroed, tokens] = [0, 0]
+  return {
+    async add(transposed, rows) {
+      if (zeroNonFinite) zeroed += zeroIn(transposed)
+      await gram.add(transposed, rows)
+      if (gram.notFinite() >= 0) throw notFinite(stage, transposed, rows, tokens, seqLen, gram.notFinite())
+      channels?.add(transposed, rows)
+      tokens += rows
+    },
+    finish: () => ({ statistics: { ...gram.finish(), ...channels?.finish() }, zeroed }),
+  }
+}
+
+/** The statistics of all taps of a block with its weights as they are; the activations stay as they were. */
+const lookAhead = async (
+  engine: Engine,
+  block: Block,
+  activations: Activations,
+  read: ReadWeight,
+  options: PassOptions,
+): Promise<ReadonlyMap<Stage, Statistics>> => {
+  const { spill, chunks } = activations
+  const sequences = chunks.reduce((sum, chunk) => sum + chunk.sequences, 0)
+  const copy = copyActivations(activations, spill && spillBeside(spill, 2 * sequences)) // the unquantized model's lie between
+  const pass = createBlockPass(engine, block, copy, read)
+  const found = new Map<Stage, Statistics>()
+  for (const stage of block.stages) {
+    const accumulator = accumulatorOf(engine, stage, activations.seqLen, options)
+    for await (const tap of pass.advance(linear => read(linear.weight)))
+      await accumulator.add(tap!.transposed, tap!.rows)
+    found.set(stage, accumulator.finish().statistics)
+  }
+  pass.abandon()
+  return found
+}
+
 /**
  * One pass over the model, quantizing as it goes ('true sequential', arXiv 2210.17323 and its README): stage by stage, the tap's Gram
  * matrix is taken, the visitor replaces the stage's linears, and what follows is computed with the replaced ones. Activations of one
@@ -86,43 +141,46 @@ export const calibratedPass = async (
   windows: readonly Int32Array[],
   read: ReadWeight,
   visitor: Visitor,
-  { zeroNonFinite = false, spill, drift = false, onChunk }: PassOptions,
+  options: PassOptions,
 ): Promise<void> => {
+  const { zeroNonFinite = false, spill, drift = false, onChunk } = options
   const activations = embed(model, read, windows, chunkRowsOf(model), spill)
   const unquantized = drift
     ? embed(model, read, windows, chunkRowsOf(model), spill && spillBeside(spill, windows.length))
     : undefined
   const original: LinearWeight = linear => read(linear.weight)
   for (const block of model.blocks) {
+    if (visitor.ahead) await visitor.ahead(block, await lookAhead(engine, block, activations, read, options))
     const replaced = new Map<string, () => Float32Array>()
     const weight: LinearWeight = linear => replaced.get(linear.name)?.() ?? original(linear)
     const pass = createBlockPass(engine, block, activations, read)
     const originalPass = unquantized && createBlockPass(engine, block, unquantized, read)
     for (const stage of block.stages) {
       const known = visitor.known(stage)
-      const gram = known ? undefined : createGram(engine, stage.width)
-      const drifted = gram && drift ? createDrift(engine, stage.width) : undefined
+      const seen = known ? undefined : accumulatorOf(engine, stage, activations.seqLen, options)
+      const drifted = seen && drift ? createDrift(engine, stage.width) : undefined
       const originals = originalPass?.advance(original)
-      let [zeroed, tokens, done] = [0, 0, 0]
+      let done = 0
       for await (const tap of pass.advance(weight)) {
         const { transposed, rows } = tap!
         const there = (await originals?.next())?.value
-        if (gram) {
-          if (zeroNonFinite) zeroed += zeroIn(transposed)
-          await gram.add(transposed, rows)
-          if (gram.notFinite() >= 0)
-            throw notFinite(stage, transposed, rows, tokens, activations.seqLen, gram.notFinite())
-        }
+        await seen?.add(transposed, rows)
         if (there && drifted) {
           if (zeroNonFinite) zeroIn(there.transposed)
           await drifted.add(there.transposed, transposed, rows)
         }
-        tokens += rows
         onChunk(block, stage, ++done, pass.chunks)
       }
       await originals?.next() // ends it
-      const statistics = gram && { ...gram.finish(), drift: drifted?.finish() }
-      const weights = known ?? (await visitor.visit({ block, stage, statistics: statistics!, zeroed }))
+      const found = seen?.finish()
+      const weights =
+        known ??
+        (await visitor.visit({
+          block,
+          stage,
+          statistics: { ...found!.statistics, drift: drifted?.finish() },
+          zeroed: found!.zeroed,
+        }))
       for (const [name, values] of weights) replaced.set(name, values)
     }
     if (block === model.blocks.at(-1)) continue

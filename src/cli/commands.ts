@@ -5,6 +5,7 @@ import type {
   EvalOptions,
   FormatsOptions,
   InspectOptions,
+  MethodsOptions,
   QuantizeOptions,
   VerifyOptions,
 } from './parse.ts'
@@ -22,5 +23,6 @@ export interface Commands {
   eval(options: EvalOptions, ui: Ui): Promise<void>
   verify(options: VerifyOptions, ui: Ui): Promise<void>
   compare(options: CompareOptions, ui: Ui): Promise<void>
+  methods(options: MethodsOptions, ui: Ui): Promise<void>
   formats(options: FormatsOptions, ui: Ui): Promise<void>
 }

@@ -2,10 +2,10 @@
  * The one table of options: commander, the help text, the defaults and docs/cli.md are made from it. What depends on the method
  * has no default here; the presets of src/method give it, and the help shows theirs.
  */
-import type { ActOrder, ClipName, Refinement } from '../contracts.ts'
+import type { ActOrder, ClipName, Refinement, TransformName } from '../contracts.ts'
 import { formatNames } from '../format/index.ts'
 import { gridNames, gridPresets } from '../method/grids.ts'
-import { type Method, type MethodName, methods } from '../method/index.ts'
+import { type Method, type MethodName, methods, needsText } from '../method/index.ts'
 import { defaults, type Override } from '../recipe.ts'
 import {
   amount,
@@ -32,7 +32,7 @@ export type Need = 'data' | 'feedback'
 
 /** Why an option of each need has no effect with a method; undefined where it has. */
 export const idleReason: Readonly<Record<Need, (method: Method) => string | undefined>> = {
-  data: method => (method.needs.length === 0 ? 'it needs no data' : undefined),
+  data: method => (needsText(method) ? undefined : 'it needs no data'),
   feedback: method => (method.rounding === 'nearest' ? 'it rounds each weight to nearest' : undefined),
 }
 
@@ -145,12 +145,25 @@ export const optionTable = {
     flag: 'group-fallback',
     help: 'where the group does not divide the inputs of a linear, use their largest divisor not above it',
   }),
+  transform: optional(
+    oneOf<TransformName>('none', 'awq', 'smoothquant'),
+    preset(method => method.transform),
+    {
+      flag: 'transform',
+      help: 'before rounding, weights scaled against their producers, the same function as before: by searched scales (awq), or so that activations lose their outliers (smoothquant)',
+    },
+  ),
+  alpha: optional(fraction, '0.5', {
+    flag: 'alpha',
+    aliases: ['smoothing-strength'],
+    help: 'of smoothquant: how much of the range of activations moves into weights, from 0 to 1',
+  }),
   clip: optional(
-    oneOf<ClipName>('minmax', 'mse'),
+    oneOf<ClipName>('minmax', 'mse', 'awq'),
     preset(method => method.clip),
     {
       flag: 'clip',
-      help: 'range of a group: its extremes, or the range of least squared error',
+      help: 'range of a group: its extremes, the range of least squared error (mse), or the cut that its outputs lose least by (awq: needs text)',
     },
   ),
   actOrder: optional(
@@ -213,7 +226,7 @@ export const optionTable = {
     flag: 'override',
     help: 'another scheme for the linears that match; may be given several times, the last that matches counts',
   } as OptionSpec<readonly Override[]>,
-  activations: optional(oneOf<'int8' | 'fp8'>('int8', 'fp8'), 'unquantized', {
+  activations: optional(oneOf<'int8' | 'fp8' | 'none'>('int8', 'fp8', 'none'), 'none (smoothquant: int8)', {
     flag: 'activations',
     help: 'declare that the runtime quantizes what linears read, each token by its own scale (compressed-tensors)',
   }),
@@ -246,10 +259,22 @@ export const optionTable = {
     aliases: ['importance-matrix'],
     help: "an importance matrix of llama.cpp, by which GGUF's types weigh their errors; calibrate makes one",
   }),
-  imatrixOutput: required(path('<file>'), {
+  statisticsOutput: required(path('<file>'), {
     flag: 'output',
     short: 'o',
-    help: 'the file to write: .gguf, or .dat for old versions of llama.cpp',
+    help: 'the file to write: .safetensors for --stats, .gguf for llama.cpp, or .dat for old versions of it',
+  }),
+  merge: {
+    value: listOf(path('<file>')),
+    fallback: [],
+    repeats: true,
+    flag: 'merge',
+    help: 'run no model: add up statistics of one model, these files and the last one named',
+  } as OptionSpec<readonly string[]>,
+  stats: optional(path('<file>'), 'none', {
+    flag: 'stats',
+    aliases: ['statistics'],
+    help: 'statistics that calibrate wrote, of this model: no text is run; with a method that needs none, the report then has output errors',
   }),
   calib: withDefault(calibrationText, defaults.calib, {
     flag: 'calib',
@@ -344,6 +369,8 @@ export const commandTable = {
         'grid',
         'group',
         'symmetric',
+        'transform',
+        'alpha',
         'clip',
         'actOrder',
         'damp',
@@ -357,6 +384,7 @@ export const commandTable = {
         'unfit',
         'nonfinite',
         'imatrix',
+        'stats',
         'calib',
         'samples',
         'seqLen',
@@ -382,10 +410,12 @@ export const commandTable = {
   calibrate: {
     usage: 'calibrate <model> -o <file> [options]',
     operands: ['model'],
-    summary: 'write an importance matrix for llama.cpp: how strongly the model uses the inputs of each linear',
-    argument: 'a folder or a .gguf file, quantized or not',
+    summary:
+      'write what the inputs of all linears look like: statistics for any method, or an importance matrix for llama.cpp',
+    argument: 'a folder or a .gguf file, quantized or not; with --merge a file of statistics',
     options: [
-      'imatrixOutput',
+      'statisticsOutput',
+      'merge',
       'calib',
       'samples',
       'seqLen',
@@ -400,9 +430,10 @@ export const commandTable = {
   inspect: {
     usage: 'inspect <model> [options]',
     operands: ['model'],
-    summary: 'tensors, dtypes, sizes, and what it is quantized with; reads no tensor data',
+    summary:
+      'tensors, dtypes, sizes, and what it is quantized with, from headers; with --stats what inputs and weights look like',
     argument: 'a .safetensors file or a folder, quantized or not',
-    options: ['json', 'verbose'],
+    options: ['stats', 'json', 'verbose'],
   },
   eval: {
     usage: 'eval <model> --text <file> [options]',
@@ -425,6 +456,13 @@ export const commandTable = {
       'two checkpoints tensor by tensor: SQNR, largest error and cosine of b against a, quantized weights decoded',
     argument: 'a .safetensors file or a folder, quantized or not',
     options: ['tolerance', 'json', 'quiet', 'verbose'],
+  },
+  methods: {
+    usage: 'methods [options]',
+    operands: [],
+    summary: 'the methods: what each quantizes and how, whether it needs text, and which formats hold the result',
+    argument: '',
+    options: ['json', 'verbose'],
   },
   formats: {
     usage: 'formats [options]',

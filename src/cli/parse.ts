@@ -32,6 +32,7 @@ export type InspectOptions = Given<'inspect'>
 export type EvalOptions = Given<'eval'>
 export type VerifyOptions = Given<'verify'>
 export type CompareOptions = Given<'compare'>
+export type MethodsOptions = Given<'methods'>
 export type FormatsOptions = Given<'formats'>
 
 /** A command with its options. */
@@ -43,6 +44,7 @@ export type Job =
   | { readonly command: 'eval'; readonly options: EvalOptions }
   | { readonly command: 'verify'; readonly options: VerifyOptions }
   | { readonly command: 'compare'; readonly options: CompareOptions }
+  | { readonly command: 'methods'; readonly options: MethodsOptions }
   | { readonly command: 'formats'; readonly options: FormatsOptions }
 
 export type Parsed = Job | { readonly command: 'help'; readonly topic: CommandName } | { readonly command: 'version' }
@@ -125,10 +127,12 @@ const readOptions = (command: CommandName, args: readonly string[]) => {
 }
 
 /** An option that the method does not use is an error: accepted and ignored, it would mislead. */
-const checkUse = ({ method, explicit }: QuantizeOptions): void => {
+const checkUse = ({ method: name, explicit, transform, clip }: QuantizeOptions): void => {
+  const preset = methods[name]
+  const method = { ...preset, transform: transform ?? preset.transform, clip: clip ?? preset.clip }
   for (const key of explicit) {
     const { flag, needs } = optionSpec(key)
-    const reason = needs && idleReason[needs](methods[method])
-    if (reason) throw usage(`--${flag} has no effect with --method ${method} (${reason}); leave it out`)
+    const reason = needs && idleReason[needs](method)
+    if (reason) throw usage(`--${flag} has no effect with --method ${name} (${reason}); leave it out`)
   }
 }

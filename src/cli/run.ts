@@ -98,14 +98,20 @@ interface Prepared {
 }
 
 /** Files that a recipe names, besides the model. */
-const namedFiles = ({ calibration, imatrix }: Recipe): readonly string[] =>
-  [calibration?.text === defaults.calib ? null : calibration?.text, imatrix].filter(path => typeof path === 'string')
+const namedFiles = ({ calibration, imatrix, stats }: Recipe): readonly string[] =>
+  [calibration?.text === defaults.calib ? null : calibration?.text, imatrix, stats].filter(
+    path => typeof path === 'string',
+  )
 
 /** @throws QuantizeError for whatever would end the run before its work begins */
 const prepare = (recipe: Recipe, several: boolean, { checkpoint, config }: Source, options: RunOptions): Prepared => {
   const missing = namedFiles(recipe).find(path => !nodeFiles.stat(path))
   if (missing !== undefined) throw new QuantizeError('bad-input', `${missing}: no such file or folder`)
-  const plan = planRun(checkpoint, architectureOf(checkpoint, config, recipe.calibration !== undefined), recipe)
+  const plan = planRun(
+    checkpoint,
+    architectureOf(checkpoint, config, recipe.calibration !== undefined || recipe.stats !== null),
+    recipe,
+  )
   const usual = basename(defaultOutput(modelName(checkpoint, nodeFiles), recipe))
   const named = outputOf(options.output ?? usual, recipe, several)
   const threads = options.threads ?? availableParallelism()

@@ -10,17 +10,20 @@ import type {
 } from '../contracts.ts'
 import { type FloatDtype, toFloat32 } from '../dtype/convert.ts'
 import { packFactor } from '../engine/kernel/factor.ts'
-import { matrixOf, matrixOfValues } from '../engine/kernel/panels.ts'
+import { measureRows } from '../engine/kernel/measure.ts'
+import { type Matrix, matrixOf, matrixOfValues } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
 import { dampedGram, deadChannels, factorize } from '../engine/ort/cholesky.ts'
 import { driftCorrection } from '../engine/ort/drift.ts'
 import { diagonalOf } from '../engine/ort/gram.ts'
+import { quadraticForm } from '../engine/ort/output-error.ts'
 import { plusProduct, square } from '../engine/ort/products.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
 import { isRounded } from '../gguf/types.ts'
 import type { Recipe } from '../recipe.ts'
 import { actOrder } from './act-order.ts'
+import { searchClip } from './clip-search.ts'
 import { gridNamed } from './grid/index.ts'
 import { quantizeBlocks } from './quantize-blocks.ts'
 import { type LinearJob, type LinearRounding, quantizeLinear } from './quantize-linear.ts'
@@ -51,17 +54,28 @@ interface Choice {
 
 const nearest: LinearRounding = { name: 'nearest' }
 
-const jobOf = (
-  source: TensorSource,
-  { out, in: inputs, grid, bits, symmetric, group }: LinearScheme,
+/** A job without its weights. */
+const jobParts = (
+  { grid, bits, symmetric, group }: LinearScheme,
   clip: ClipName,
   { rounding, weighting }: Choice,
   storage: Storage,
   shared: number | undefined,
-): LinearJob => ({
-  ...matrixOf(source, out, inputs),
+): Omit<LinearJob, keyof Matrix> => ({
   grid: gridNamed(grid, bits, symmetric),
   ...{ clip, group, storage, rounding, shared, weighting },
+})
+
+const jobOf = (
+  source: TensorSource,
+  scheme: LinearScheme,
+  clip: ClipName,
+  choice: Choice,
+  storage: Storage,
+  shared: number | undefined,
+): LinearJob => ({
+  ...matrixOf(source, scheme.out, scheme.in),
+  ...jobParts(scheme, clip, choice, storage, shared),
 })
 
 const roundJob = async (
@@ -96,6 +110,101 @@ export const plainRounding = (
   release: () => {},
 })
 
+const finiteWeights = (source: TensorSource): Float32Array | undefined => {
+  const weights = toFloat32(source.read(), source.dtype as FloatDtype)
+  return weights.every(Number.isFinite) ? weights : undefined
+}
+
+/**
+ * Rounding to nearest where the tap is known: its squares weigh, and clip `awq` searches the cut of each group.
+ * @param unclipped names of linears whose range stays as it is
+ */
+export const nearestRounding = (
+  engine: Engine,
+  kernels: Kernels,
+  { gram }: Statistics,
+  { clip }: Recipe,
+  unclipped: ReadonlySet<string> = new Set(),
+): StageRounding => {
+  const weighting = diagonalOf(gram, Math.sqrt(gram.length))
+  const clipped = clipper(engine, kernels, gram, unclipped)
+  return {
+    damp: null,
+    deadChannels: deadChannels(gram, weighting.length),
+    async round(source, scheme, storage, shared) {
+      const job = jobOf(source, scheme, clip, { rounding: nearest, weighting }, storage, shared)
+      return roundJob(kernels, await clipped(job, scheme.name, () => finiteWeights(source)), scheme, null)
+    },
+    release: () => {},
+  }
+}
+
+/**
+ * Gives a job the scales of AWQ's clip search, where its clip is that.
+ * @param unclipped names of linears whose range stays as it is
+ */
+const clipper =
+  (engine: Engine, kernels: Kernels, gram: Float32Array, unclipped: ReadonlySet<string>) =>
+  async (job: LinearJob, linear: string, read: () => Float32Array | undefined): Promise<LinearJob> => {
+    const weights = job.clip === 'awq' && !unclipped.has(linear) ? read() : undefined
+    return weights ? { ...job, given: await searchClip(engine, kernels, job, weights, gram) } : job
+  }
+
+/** One weight matrix, or several of one scheme behind one tap, row under row. */
+export interface TrialLinear {
+  /** Of all rows together. */
+  readonly scheme: LinearScheme
+  readonly storage: Storage
+  /** [out, in], finite */
+  readonly weights: Float32Array
+}
+
+/** [rows, n]: each column times its factor. */
+const timesColumns = (values: Float32Array, factors: Float32Array): Float32Array => {
+  const n = factors.length
+  const scaled = new Float32Array(values.length)
+  for (let start = 0; start < values.length; start += n)
+    for (let i = 0; i < n; i++) scaled[start + i] = values[start + i] * factors[i]
+  return scaled
+}
+
+/** [n, n]: element i, j divided by both factors. */
+export const dividedGram = (gram: Float32Array, factors: Float32Array): Float32Array => {
+  const inverse = factors.map(factor => 1 / factor)
+  const divided = timesColumns(gram, inverse)
+  const n = factors.length
+  for (let row = 0; row < n; row++) for (let i = 0; i < n; i++) divided[row * n + i] *= inverse[row]
+  return divided
+}
+
+/**
+ * The error tr(ΔW G ΔWᵀ) of rounding weights to nearest after their columns were multiplied by factors, ΔW that of the weights without them.
+ * @param factors [in], positive; absent: 1
+ * @param gram [in, in] of the tap as it is
+ */
+export const trialLoss = async (
+  engine: Engine,
+  kernels: Kernels,
+  linears: readonly TrialLinear[],
+  factors: Float32Array | undefined,
+  gram: Float32Array,
+  clip: ClipName,
+): Promise<number> => {
+  const seen = factors ? dividedGram(gram, factors) : gram
+  let loss = 0
+  for (const { scheme, storage, weights } of linears) {
+    const { out, in: inputs, name } = scheme
+    const scaled = factors ? timesColumns(weights, factors) : weights
+    const matrix = matrixOfValues(name, scaled, out, inputs)
+    const job = { ...jobParts(scheme, clip, { rounding: nearest }, storage, undefined), ...matrix }
+    const { quantized } = await roundJob(kernels, job, scheme, null)
+    await measureRows(kernels, matrix, quantized, async ({ delta }) => {
+      loss += await quadraticForm(engine, delta, seen, inputs)
+    })
+  }
+  return loss
+}
+
 /** With fewer tokens than this for each input, error feedback fits noise and is worse than plain rounding on other text (docs/methods.md). */
 const leastTokensPerInput = 2
 
@@ -104,6 +213,7 @@ const leastTokensPerInput = 2
  * matrix does not factor at any damping.
  * @param statistics with a drift where the recipe corrects it
  * @param tap for messages
+ * @param unclipped as nearestRounding
  * @throws QuantizeError bad-input when an activation was not finite
  */
 export const feedbackRounding = async (
@@ -112,6 +222,7 @@ export const feedbackRounding = async (
   { gram, count, drift }: Statistics,
   recipe: Recipe,
   tap: string,
+  unclipped: ReadonlySet<string> = new Set(),
 ): Promise<StageRounding> => {
   const n = Math.sqrt(gram.length)
   const diagonal = diagonalOf(gram, n)
@@ -123,12 +234,13 @@ export const feedbackRounding = async (
     )
   const { clip, damp, correct, refine } = recipe
   const dead = deadChannels(gram, n)
+  const clipped = clipper(engine, kernels, gram, unclipped)
   const fallBack = (reason: string): StageRounding => ({
     damp: null,
     deadChannels: dead,
-    round: (source, scheme, storage, shared) => {
+    async round(source, scheme, storage, shared) {
       const job = jobOf(source, scheme, clip, { rounding: nearest, weighting: diagonal }, storage, shared)
-      return roundJob(kernels, job, scheme, reason)
+      return roundJob(kernels, await clipped(job, scheme.name, () => finiteWeights(source)), scheme, reason)
     },
     release: () => {},
   })
@@ -150,14 +262,16 @@ export const feedbackRounding = async (
     deadChannels: dead,
     async round(source, scheme, storage, shared) {
       const job = jobOf(source, scheme, clip, { rounding, weighting: diagonal }, storage, shared)
-      if (!correction && !refiner) return roundJob(kernels, job, scheme, null)
+      if (!correction && !refiner)
+        return roundJob(kernels, await clipped(job, scheme.name, () => finiteWeights(source)), scheme, null)
       const { out } = scheme
-      const weights = toFloat32(source.read(), source.dtype as FloatDtype)
-      if (!weights.every(Number.isFinite)) return roundJob(kernels, job, scheme, null) // which says where
+      const weights = finiteWeights(source)
+      if (!weights) return roundJob(kernels, job, scheme, null) // which says where
       const wanted = correction
         ? await plusProduct(engine, weights, { data: weights, rows: out, columns: n }, correction)
         : weights
-      const target = { ...job, ...matrixOfValues(source.name, wanted, out, n) }
+      const moved = { ...job, ...matrixOfValues(source.name, wanted, out, n) }
+      const target = await clipped(moved, scheme.name, () => wanted)
       const rounded = await roundJob(kernels, target, scheme, null)
       if (!refiner || rounded.method !== 'gptq') return rounded
       return {

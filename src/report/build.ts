@@ -94,6 +94,8 @@ export const buildReport = ({ linears, run, ...rest }: ReportFacts): Report => (
   recipe: rest.recipe,
   source: rest.source,
   calibration: rest.calibration,
+  statistics: rest.statistics,
+  transforms: rest.transforms,
   linears: linears.map(linearReport),
   kept: rest.kept,
   dropped: rest.dropped,

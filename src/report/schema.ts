@@ -46,6 +46,26 @@ export const calibrationSchema = z.strictObject({
   seed: z.int(),
 })
 
+/** What a transform made of one tap. */
+export const transformSchema = z.strictObject({
+  tap: z.string(),
+  producer: z.string(),
+  exponent: share.nullable(),
+  smallest: z.number().positive(),
+  largest: z.number().positive(),
+  errorBefore: amount.nullable(),
+  error: amount.nullable(),
+  reason: z.string().nullable(),
+})
+
+/** Where the statistics of taps come from. */
+export const statisticsSchema = z.strictObject({
+  of: z.enum(['quantized prefix', 'unquantized model']),
+  file: z.string().nullable(),
+  sha256: sha256.nullable(),
+  texts: z.array(calibrationSchema),
+})
+
 export const totalsSchema = z.strictObject({
   linears: count,
   quantizedWeights: count,
@@ -71,6 +91,8 @@ export const reportSchema = z.strictObject({
     sha256: z.record(z.string(), sha256),
   }),
   calibration: calibrationSchema.nullable(),
+  statistics: statisticsSchema.nullable(),
+  transforms: z.array(transformSchema),
   linears: z.array(linearSchema),
   kept: z.array(reasonSchema),
   dropped: z.array(reasonSchema),
@@ -82,4 +104,5 @@ export const reportSchema = z.strictObject({
 export type Report = z.infer<typeof reportSchema>
 export type LinearReport = z.infer<typeof linearSchema>
 export type CalibrationReport = z.infer<typeof calibrationSchema>
+export type TransformReport = z.infer<typeof transformSchema>
 export type TotalsReport = z.infer<typeof totalsSchema>

@@ -320,6 +320,7 @@ const inputs: Inputs = {
   recipe: { method: 'rtn', bits: 4 },
   text: null,
   imatrix: null,
+  stats: null,
   model: { 'model.safetensors': { bytes: 5, sha256, stamp: '1 2 3' } },
 }
 const error = { weights: 8, mse: 0.1, sqnrDb: null, maxAbsError: 0.2, energy: 3, errorEnergy: 0.8 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { dataFreeMethods, methodNamed, methods } from '../../src/method/index.ts'
+import { dataFreeMethods, methodNamed, methods, needsText } from '../../src/method/index.ts'
 
 describe('methods', () => {
   it.each(Object.keys(methods))('%s is found by its name, in any case', name => {
@@ -7,16 +7,21 @@ describe('methods', () => {
     expect(methodNamed(name.toUpperCase())).toBe(methodNamed(name))
   })
 
-  it.each(['', 'awq', 'toString', 'gptq '])('"%s" is no method; those that there are are named', name => {
+  it.each(['', 'awk', 'toString', 'gptq '])('"%s" is no method; those that there are are named', name => {
     expect(() => methodNamed(name)).toThrow(
-      expect.objectContaining({ code: 'bad-option', message: expect.stringContaining('use rtn or gptq') }),
+      expect.objectContaining({ code: 'bad-option', message: expect.stringContaining('use rtn or gptq or awq') }),
     )
   })
 
-  it('without data: rtn', () => expect(dataFreeMethods()).toEqual(['rtn']))
+  it('without data: rtn, llm.int8', () => expect(dataFreeMethods()).toEqual(['rtn', 'llm.int8']))
 
-  it('need statistics exactly where errors are fed back', () => {
-    for (const { rounding, needs } of Object.values(methods)) expect(needs.length > 0).toBe(rounding === 'gptq')
+  it('need text where errors are fed back, scales searched or clips by outputs', () => {
+    const data = Object.values(methods).filter(needsText)
+    expect(data.map(({ name }) => name)).toEqual(['gptq', 'awq', 'smoothquant'])
+    const parts = { rounding: 'nearest', transform: 'none', clip: 'minmax' } as const
+    expect(needsText(parts)).toBe(false)
+    for (const one of [{ rounding: 'gptq' }, { transform: 'smoothquant' }, { clip: 'awq' }] as const)
+      expect(needsText({ ...parts, ...one })).toBe(true)
   })
 
   it('are documented presets', () => {

@@ -70,6 +70,8 @@ export const reportFacts: ReportFacts = {
     seqLen: 512,
     seed: 0,
   },
+  statistics: { of: 'quantized prefix', file: null, sha256: null, texts: [] },
+  transforms: [],
   linears: [
     linearFacts('model.layers.0.self_attn.q_proj', 128, 128, 20, 0.01),
     linearFacts('model.layers.0.mlp.down_proj', 128, 384, 22, 0.002),

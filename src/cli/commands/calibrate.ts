@@ -1,46 +1,113 @@
 import { availableParallelism } from 'node:os'
+import { extname, join } from 'node:path'
 import { collectImportances } from '../../calibrate/importances.ts'
-import { sampleCalibration } from '../../calibrate/sample.ts'
+import { type CalibrationSample, sampleCalibration } from '../../calibrate/sample.ts'
+import { collectStatistics, mergeStatistics, openStatistics } from '../../calibrate/statistics-file.ts'
+import type { Checkpoint } from '../../contracts.ts'
 import { createEngine } from '../../engine/ort/session.ts'
 import { QuantizeError } from '../../errors.ts'
-import { loadModel } from '../../evaluate/load-model.ts'
+import { type LoadedModel, loadModel } from '../../evaluate/load-model.ts'
 import { writeImatrix } from '../../gguf/imatrix.ts'
 import { ggufWeight } from '../../gguf/names.ts'
 import { nodeFiles } from '../../io/files.ts'
+import { hashFile } from '../../io/whole-file.ts'
 import type { CalibrateOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
 
-/** @throws QuantizeError as the calibration pass; unsupported for an architecture whose weights llama.cpp calls otherwise */
+/** What is written, by the ending of its name. */
+const endings = ['.safetensors', '.gguf', '.dat'] as const
+
+/**
+ * @throws QuantizeError as the calibration pass; unsupported for an architecture whose weights llama.cpp calls otherwise; bad-option for
+ *   a name that says nothing known
+ */
 export const calibrate = async (options: CalibrateOptions, ui: Ui): Promise<void> => {
-  const { imatrixOutput: output, calib, samples, seqLen, seed } = options
+  const { statisticsOutput: output } = options
+  const ending = endings.find(known => extname(output) === known)
+  if (!ending)
+    throw new QuantizeError(
+      'bad-option',
+      `${output}: the name must end in .safetensors (statistics for --stats), or in .gguf or .dat (an importance matrix for llama.cpp)`,
+    )
   if (!options.overwrite && nodeFiles.stat(output))
     throw new QuantizeError('bad-option', `${output} exists; give another -o, or --overwrite to replace it`)
-  const { checkpoint, plain: model, read } = loadModel(options.model, nodeFiles)
+  if (options.merge.length > 0) return merge(options, ui)
+  const loaded = loadModel(options.model, nodeFiles)
   try {
-    const recipe = { text: calib, samples, seqLen, seed }
-    const { windows, report } = await sampleCalibration(checkpoint, model, recipe, nodeFiles)
-    const engine = await createEngine(options.threads ?? availableParallelism())
-    try {
-      const stages = model.blocks.reduce((sum, block) => sum + block.stages.length, 0)
-      let done = 0
-      ui.report({ kind: 'start', totalWork: stages, title: 'calibrate' })
-      const found = await collectImportances(engine, model, windows, read, {
-        onChunk(block, stage, chunk, of) {
-          ui.signal.throwIfAborted()
-          if (stage && chunk === of) ui.report({ kind: 'work', done: ++done, label: block.name })
-        },
-      })
-      ui.report({ kind: 'end' })
-      const entries = [...found].map(([name, importances]) => [ggufWeight(name), importances] as const)
-      const imatrix = { entries: new Map(entries), datasets: [report.text], chunks: windows.length, chunkSize: seqLen }
-      writeImatrix(output, imatrix, nodeFiles)
-      const { tokensUsed: tokens } = report
-      if (options.json) ui.json({ output, entries: entries.length, tokens, calibration: report })
-      else ui.print(`importances of ${entries.length} weights from ${tokens} tokens, written to ${output}`)
-    } finally {
-      await engine.release()
+    await collect(loaded, ending, options, ui)
+  } finally {
+    loaded.checkpoint.close()
+  }
+}
+
+const collect = async (
+  { checkpoint, plain: model, read }: LoadedModel,
+  ending: (typeof endings)[number],
+  options: CalibrateOptions,
+  ui: Ui,
+): Promise<void> => {
+  const { statisticsOutput: output, calib, samples, seqLen, seed } = options
+  const sample = await sampleCalibration(checkpoint, model, { text: calib, samples, seqLen, seed }, nodeFiles)
+  const engine = await createEngine(options.threads ?? availableParallelism())
+  try {
+    const stages = model.blocks.reduce((sum, block) => sum + block.stages.length, 0)
+    let done = 0
+    ui.report({ kind: 'start', totalWork: stages, title: 'calibrate' })
+    const pass: Parameters<typeof collectImportances>[4] = {
+      onChunk(block, stage, chunk, of) {
+        ui.signal.throwIfAborted()
+        if (stage && chunk === of) ui.report({ kind: 'work', done: ++done, label: block.name })
+      },
+    }
+    const inputs = [engine, model, sample.windows, read, pass] as const
+    const entries =
+      ending === '.safetensors'
+        ? await collectStatistics(...inputs, output, { model: hashes(checkpoint), texts: [sample.report] }, nodeFiles)
+        : await writeImportances(await collectImportances(...inputs), sample, options)
+    ui.report({ kind: 'end' })
+    const { tokensUsed: tokens } = sample.report
+    if (options.json) ui.json({ output, entries, tokens, calibration: sample.report })
+    else {
+      const what = ending === '.safetensors' ? `statistics of ${entries} inputs` : `importances of ${entries} weights`
+      ui.print(`${what} from ${tokens} tokens, written to ${output}`)
     }
   } finally {
-    checkpoint.close()
+    await engine.release()
+  }
+}
+
+/** SHA-256 of the weight files, by name. */
+const hashes = ({ folder, files }: Checkpoint): Readonly<Record<string, string>> =>
+  Object.fromEntries(files.map(name => [name, hashFile(join(folder, name), nodeFiles).sha256]))
+
+/** Returns how many entries it has. */
+const writeImportances = async (
+  found: Awaited<ReturnType<typeof collectImportances>>,
+  { windows, report }: CalibrationSample,
+  { statisticsOutput: output, seqLen }: CalibrateOptions,
+): Promise<number> => {
+  const entries = [...found].map(([name, importances]) => [ggufWeight(name), importances] as const)
+  const imatrix = { entries: new Map(entries), datasets: [report.text], chunks: windows.length, chunkSize: seqLen }
+  writeImatrix(output, imatrix, nodeFiles)
+  return entries.length
+}
+
+/** `calibrate --merge a b -o c`: no model is run. */
+const merge = (options: CalibrateOptions, ui: Ui): void => {
+  const { statisticsOutput: output, merge: others, model: last } = options
+  const ran = (['calib', 'samples', 'seqLen', 'seed', 'threads'] as const).find(key => options.explicit.has(key))
+  if (ran)
+    throw new QuantizeError('bad-option', `--merge adds up files and runs no model: leave the options of a run out`)
+  if (extname(output) !== '.safetensors')
+    throw new QuantizeError('bad-option', `${output}: --merge writes statistics; the name must end in .safetensors`)
+  const inputs: ReturnType<typeof openStatistics>[] = []
+  try {
+    for (const path of [...others, last]) inputs.push(openStatistics(path, nodeFiles))
+    const { texts } = mergeStatistics(inputs, output, nodeFiles)
+    const tokens = texts.reduce((sum, { tokensUsed }) => sum + tokensUsed, 0)
+    if (options.json) ui.json({ output, entries: inputs[0].taps.size, tokens, texts })
+    else ui.print(`statistics from ${tokens} tokens of ${texts.length} runs, written to ${output}`)
+  } finally {
+    for (const input of inputs) input.close()
   }
 }

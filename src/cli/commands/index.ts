@@ -5,6 +5,7 @@ import { convert } from './convert.ts'
 import { evalModel } from './eval.ts'
 import { listFormats } from './formats.ts'
 import { inspect } from './inspect.ts'
+import { listMethods } from './methods.ts'
 import { quantize } from './quantize.ts'
 import { verifyOutput } from './verify.ts'
 
@@ -16,5 +17,6 @@ export const commands: Commands = {
   eval: evalModel,
   verify: verifyOutput,
   compare,
+  methods: listMethods,
   formats: listFormats,
 }

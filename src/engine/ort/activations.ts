@@ -166,3 +166,26 @@ export const embed = (
   })
   return { seqLen, width, chunks, pool, spill }
 }
+
+/**
+ * The same hidden states once more, for a pass that uses them up.
+ * @param spill where they go when those of the first lie in a file
+ */
+export const copyActivations = ({ spill: from, ...activations }: Activations, spill?: Spill): Activations => {
+  const { chunks, pool, width } = activations
+  return {
+    ...activations,
+    spill,
+    chunks: chunks.map((chunk, index) => {
+      const hidden = pool.take(chunk.rows * width)
+      if (!from) {
+        hidden.set(chunk.hidden)
+        return { ...chunk, hidden }
+      }
+      from.read(index, hiddenName, hidden)
+      spill!.write(index, hiddenName, hidden)
+      pool.give(hidden)
+      return { ...chunk }
+    }),
+  }
+}

@@ -90,6 +90,8 @@ export interface BlockPass {
    * activations hold its output. Take all chunks before the next call.
    */
   advance(weight: LinearWeight): AsyncGenerator<TapChunk | undefined, void, undefined>
+  /** Ends a pass before the block's end: what it holds is let go. */
+  abandon(): void
 }
 
 /**
@@ -125,6 +127,10 @@ export const createBlockPass = (
         if (!tap) held[i].finish(block.output)
       }
       if (scratch) pool.give(scratch)
+    },
+    abandon() {
+      for (const one of held) one.settle(() => false)
+      next = segments.length
     },
   }
 }

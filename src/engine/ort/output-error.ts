@@ -24,7 +24,12 @@ const negatedDot = (m: Float32Array, p: Float32Array): number => {
 }
 
 /** tr(M·G·Mᵀ) of rows M [out, n]: the products −M·G, times M element by element. */
-const quadraticForm = async (engine: Engine, m: Float32Array, gram: Float32Array, n: number): Promise<number> => {
+export const quadraticForm = async (
+  engine: Engine,
+  m: Float32Array,
+  gram: Float32Array,
+  n: number,
+): Promise<number> => {
   const out = m.length / n
   const tile = Math.min(tileRows, out)
   const product = new Float32Array(tile * n)

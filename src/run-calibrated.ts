@@ -1,0 +1,178 @@
+/** Quantizes the blocks by what their taps see: in one pass that quantizes as it goes, or from what the unquantized model showed. */
+import { calibratedPass, type PassOptions, type Visitor } from './calibrate/pass.ts'
+import type { CalibrationSample } from './calibrate/sample.ts'
+import { type StatisticsFile, tapName } from './calibrate/statistics-file.ts'
+import { readWeight } from './checkpoint/read-weight.ts'
+import type { Block, Checkpoint, Stage, StatisticName, Statistics } from './contracts.ts'
+import { createEngine, type Engine } from './engine/ort/session.ts'
+import { createSpill } from './engine/ort/spill.ts'
+import type { PlannedLinear } from './plan.ts'
+import { feedbackRounding, nearestRounding } from './quantize/stage-rounding.ts'
+import { finishLinear, type Run, roundLinear, storedWeight, takeFinished } from './run-linear.ts'
+import { dividedStatistics, transformBlock } from './run-transform.ts'
+import { foldedTensors } from './transform/fold.ts'
+
+/** Calls with an engine, which ends with the call. */
+const withEngine = async (run: Run, work: (engine: Engine) => Promise<void>): Promise<void> => {
+  const engine = await createEngine(run.context.threads)
+  try {
+    await work(engine)
+  } finally {
+    await engine.release()
+  }
+}
+
+const plannedOf = ({ plan }: Run): ((stage: Stage) => readonly PlannedLinear[]) => {
+  const planned = new Map(plan.linears.map(linear => [linear.name, linear]))
+  return stage => stage.linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
+}
+
+/** Whether an earlier run finished all that can be quantized with statistics. */
+const allFinished = (run: Run): boolean => {
+  const inBlocks = run.plan.linears.filter(({ scheme }) => scheme.role === 'linear')
+  return inBlocks.filter(linear => takeFinished(run, linear)).length === inBlocks.length
+}
+
+/** Linears whose outputs attention compares: a cut of their range is amplified there, so AWQ leaves it as it is. */
+const comparedLinears = ({ ops }: Block): ReadonlySet<string> => {
+  const compared = new Set(ops.flatMap(op => (op.op === 'attention' ? [op.q, op.k] : [])))
+  return new Set(ops.flatMap(op => (op.op === 'linear' && compared.has(op.y) ? [op.linear] : [])))
+}
+
+/** Rounds the linears behind a tap. Returns the weights [out, in] that the output holds, by name; read back when they are not kept. */
+const quantizeStage = async (
+  run: Run,
+  engine: Engine,
+  block: Block,
+  stage: Stage,
+  statistics: Statistics,
+  zeroed: number,
+): Promise<ReadonlyMap<string, () => Float32Array>> => {
+  const { plan, context, kernels } = run
+  const replaced = new Map<string, () => Float32Array>()
+  const outputs = { engine, statistics, zeroed, keepDecoded: context.memory.keepDecoded }
+  const tap = `${block.name}: input of ${stage.linears[0].name}`
+  const unclipped = comparedLinears(block)
+  const rounding =
+    plan.recipe.rounding === 'gptq'
+      ? await feedbackRounding(engine, kernels, statistics, plan.recipe, tap, unclipped)
+      : nearestRounding(engine, kernels, statistics, plan.recipe, unclipped)
+  try {
+    for (const linear of plannedOf(run)(stage)) {
+      const kept = takeFinished(run, linear)
+        ? undefined
+        : await finishLinear(run, linear, rounding, await roundLinear(run, linear, rounding), outputs)
+      replaced.set(linear.name, () => kept ?? storedWeight(run, linear))
+    }
+  } finally {
+    rounding.release()
+  }
+  return replaced
+}
+
+const passOptions = (run: Run, spill: PassOptions['spill']): PassOptions => ({
+  spill,
+  drift: run.plan.recipe.correct > 0,
+  zeroNonFinite: run.plan.recipe.nonfinite === 'zero',
+  ...(run.scaled ? { collect: new Set<StatisticName>(['channels']) } : {}),
+  onChunk(block, stage, _done, of) {
+    run.context.signal.throwIfAborted()
+    run.meter.chunk(block, stage, of)
+  },
+})
+
+const runPass = (
+  run: Run,
+  { windows }: CalibrationSample,
+  checkpoint: Checkpoint,
+  visitorOf: (engine: Engine) => Visitor,
+) =>
+  withEngine(run, async engine => {
+    const { context, plan, temporary } = run
+    const spill = context.memory.spillBytes > 0 ? createSpill(temporary, context.files) : undefined
+    try {
+      const read: Parameters<typeof calibratedPass>[3] = view => readWeight(checkpoint, view).data
+      await calibratedPass(engine, plan.model!, windows, read, visitorOf(engine), passOptions(run, spill))
+    } finally {
+      spill?.close()
+    }
+  })
+
+/** Stage by stage: the tap's statistics, then its linears, then on through the quantized ones. */
+export const quantizeSequentially = async (run: Run, sample: CalibrationSample): Promise<void> => {
+  const linearsOf = plannedOf(run)
+  if (allFinished(run) && !run.scaled) return
+  await runPass(run, sample, run.checkpoint, engine => ({
+    ...(run.scaled
+      ? {
+          async ahead(block, statistics) {
+            await transformBlock(run, engine, block, statistics)
+          },
+        }
+      : {}),
+    known(stage) {
+      const linears = linearsOf(stage)
+      if (!linears.every(({ name }) => run.output.earlier.has(name))) return undefined
+      return new Map(linears.map(linear => [linear.name, () => storedWeight(run, linear)]))
+    },
+    visit: ({ stage, block, statistics, zeroed }) => quantizeStage(run, engine, block, stage, statistics, zeroed),
+  }))
+}
+
+interface Seen {
+  readonly statistics: Statistics
+  readonly zeroed: number
+}
+
+/** All linears of a block, from what its taps see in the unquantized model. */
+const quantizeBlock = async (run: Run, engine: Engine, block: Block, seen: ReadonlyMap<Stage, Seen>): Promise<void> => {
+  const statistics = new Map([...seen].map(([stage, { statistics }]) => [stage, statistics]))
+  const divided = await transformBlock(run, engine, block, statistics)
+  for (const [stage, { statistics, zeroed }] of seen)
+    await quantizeStage(run, engine, block, stage, dividedStatistics(statistics, divided.get(stage)), zeroed)
+}
+
+/** Whether an earlier run finished a block, with the tensors that its transform changes. */
+const isFinished = ({ plan, output }: Run, block: Block): boolean => {
+  const names = new Set([
+    ...block.stages.flatMap(({ linears }) => linears.map(({ name }) => name)),
+    ...foldedTensors(block),
+  ])
+  const parts = [...plan.linears, ...plan.passed].filter(({ name }) => names.has(name))
+  return parts.every(({ name }) => output.earlier.has(name))
+}
+
+/** One pass over the unquantized model; each block is quantized when all its taps have been seen. */
+export const quantizeBehindPass = async (run: Run, sample: CalibrationSample): Promise<void> => {
+  if (allFinished(run) && run.plan.model!.blocks.every(block => isFinished(run, block))) return
+  let seen = new Map<Stage, Seen>()
+  await runPass(run, sample, run.source, engine => ({
+    known: stage => {
+      const block = run.plan.model!.blocks.find(({ stages }) => stages.includes(stage))!
+      return isFinished(run, block) ? new Map() : undefined
+    },
+    async visit({ stage, block, statistics, zeroed }) {
+      seen.set(stage, { statistics, zeroed })
+      if (stage === block.stages.at(-1)) {
+        await quantizeBlock(run, engine, block, seen)
+        seen = new Map()
+      }
+      return new Map()
+    },
+  }))
+}
+
+/** From statistics on disk: nothing is run. */
+export const quantizeFromFile = async (run: Run, file: StatisticsFile): Promise<void> => {
+  if (allFinished(run) && run.plan.model!.blocks.every(block => isFinished(run, block))) return
+  await withEngine(run, async engine => {
+    for (const block of run.plan.model!.blocks) {
+      run.context.signal.throwIfAborted()
+      if (isFinished(run, block)) continue
+      const seen = block.stages.map(
+        stage => [stage, { statistics: file.read(tapName(stage), stage.width), zeroed: 0 }] as const,
+      )
+      await quantizeBlock(run, engine, block, new Map(seen))
+    }
+  })
+}

@@ -1,0 +1,113 @@
+/** Fits the transform of a block's taps, and puts it into the weights that are read from here on. */
+import type { Block, Stage, Statistics, WeightDtype } from './contracts.ts'
+import type { Engine } from './engine/ort/session.ts'
+import type { PlannedLinear } from './plan.ts'
+import { dividedGram, type TrialLinear, trialLoss } from './quantize/stage-rounding.ts'
+import type { TransformReport } from './report/schema.ts'
+import { type Run, sourceWeights } from './run-linear.ts'
+import { applyScales } from './transform/apply.ts'
+import { type Fold, foldedTensors, foldOf } from './transform/fold.ts'
+import { transforms } from './transform/index.ts'
+import type { ScaleTransform } from './transform/transform.ts'
+
+/** Tensors that a transform may still change when a run begins: they go along block by block. */
+export const waitingTensors = ({ plan: { model, recipe } }: Pick<Run, 'plan'>): ReadonlySet<string> =>
+  new Set(recipe.transform === 'none' ? [] : model!.blocks.flatMap(foldedTensors))
+
+/** A fold that the transform can use, or why not. */
+const usableFold = (
+  block: Block,
+  stage: Stage,
+  planned: ReadonlyMap<string, PlannedLinear>,
+  { name, vias }: ScaleTransform,
+): Fold | string => {
+  const dense = stage.linears.find(linear => !planned.has(linear.name))
+  if (dense) return `${dense.name} stays unquantized`
+  const fold = foldOf(block, stage, linear => planned.has(linear))
+  if (typeof fold === 'string' || vias.includes(fold.via)) return fold
+  return `${name} leaves inputs that are not behind a norm alone`
+}
+
+/** Linears whose rows are quantized alike and by themselves as one matrix: fewer, larger steps. Others as they are. */
+const stacked = (linears: readonly TrialLinear[]): readonly TrialLinear[] => {
+  const [{ scheme, storage }] = linears
+  const schemeKey = ({ scheme: { name: _, out: __, ...shared } }: TrialLinear): string => JSON.stringify(shared)
+  const isJoint = scheme.group === 'tensor' || scheme.group === 'block' || storage.second !== undefined
+  if (isJoint || linears.some(linear => schemeKey(linear) !== schemeKey(linears[0]))) return linears
+  const weights = new Float32Array(linears.reduce((length, linear) => length + linear.weights.length, 0))
+  let at = 0
+  for (const linear of linears) {
+    weights.set(linear.weights, at)
+    at += linear.weights.length
+  }
+  return [{ scheme: { ...scheme, out: weights.length / scheme.in }, storage, weights }]
+}
+
+const extremes = (factors: Float32Array): { readonly smallest: number; readonly largest: number } => ({
+  smallest: factors.reduce((a, b) => Math.min(a, b)),
+  largest: factors.reduce((a, b) => Math.max(a, b)),
+})
+
+/**
+ * Tap by tap, in the order in which the block computes them.
+ * @param statistics of every tap of the block, with channels, in the model as it was
+ * @returns by what each tap was divided, [width]; those that stay as they are have none
+ */
+export const transformBlock = async (
+  run: Run,
+  engine: Engine,
+  block: Block,
+  statistics: ReadonlyMap<Stage, Statistics>,
+): Promise<ReadonlyMap<Stage, Float32Array>> => {
+  const { plan, scaled, kernels, output, transforms: reports } = run
+  const { transform, clip, alpha } = plan.recipe
+  const divided = new Map<Stage, Float32Array>()
+  if (!scaled || transform === 'none') return divided
+  const method = transforms[transform]
+  const planned = new Map(plan.linears.map(linear => [linear.name, linear]))
+  const stored = new Map(plan.passed.map(({ name, stored }) => [name, stored.dtype as WeightDtype]))
+  for (const stage of block.stages) {
+    const tap = stage.linears[0].name
+    const untouched: TransformReport = {
+      ...{ tap, producer: stage.from.name, exponent: null, smallest: 1, largest: 1 },
+      ...{ errorBefore: null, error: null, reason: null },
+    }
+    const fold = usableFold(block, stage, planned, method)
+    if (typeof fold === 'string') {
+      reports.push({ ...untouched, reason: fold })
+      continue
+    }
+    const seen = statistics.get(stage)!
+    const linears = stage.linears.map(({ name }) => ({
+      ...planned.get(name)!,
+      weights: sourceWeights(run, planned.get(name)!),
+    }))
+    const trials = stacked(linears)
+    const found = await method.fit({
+      ...{ fold, statistics: seen, alpha },
+      linears: linears.map(({ scheme: { out, in: inputs, group }, weights }) => ({ out, in: inputs, group, weights })),
+      loss(factors) {
+        run.context.signal.throwIfAborted()
+        return trialLoss(engine, kernels, trials, factors, seen.gram, clip === 'awq' ? 'minmax' : clip)
+      },
+    })
+    if (!found) {
+      reports.push({ ...untouched, reason: 'no scales are better than none' })
+      continue
+    }
+    const { exponent, loss, before } = found
+    const dtypeOf = (name: string): WeightDtype => stored.get(name)!
+    divided.set(stage, applyScales(scaled, fold, found.factors, stage.linears, dtypeOf))
+    reports.push({ ...untouched, exponent, ...extremes(found.factors), errorBefore: before, error: loss })
+  }
+  const waiting = new Set(foldedTensors(block))
+  for (const { name } of plan.passed) if (waiting.has(name)) output.pass(name)
+  return divided
+}
+
+/** Statistics of the tap divided by factors: exact. */
+export const dividedStatistics = (statistics: Statistics, factors: Float32Array | undefined): Statistics => {
+  if (!factors) return statistics
+  const { count, gram } = statistics
+  return { count, gram: dividedGram(gram, factors) }
+}

@@ -1,0 +1,59 @@
+import { isFinitePositive, normalized } from './factors.ts'
+import { power } from './power.ts'
+import { gathered, type ScaleTransform, spread, type TapToScale } from './transform.ts'
+
+/** Exponents tried: k / 20, as AutoAWQ does. */
+const steps = 20
+
+/** Columns of a group. */
+const groupSize = (group: TapToScale['linears'][number]['group'], inputs: number): number =>
+  typeof group === 'number' ? group : inputs
+
+/** [in]: the mean over all rows of |w| divided by the largest |w| of its group (AutoAWQ, quantize/quantizer.py). */
+const relativeMagnitude = (linears: TapToScale['linears']): Float32Array => {
+  const inputs = linears[0].in
+  const sums = new Float64Array(inputs)
+  let rows = 0
+  for (const { out, group, weights } of linears) {
+    const size = groupSize(group, inputs)
+    rows += out
+    for (let row = 0; row < out; row++)
+      for (let start = row * inputs, column = 0; column < inputs; column += size, start += size) {
+        let most = 0
+        for (let i = start; i < start + size; i++) most = Math.max(most, Math.abs(weights[i]))
+        for (let i = 0; i < size; i++) sums[column + i] += Math.abs(weights[start + i]) / (most + 1e-6)
+      }
+  }
+  return Float32Array.from(sums, sum => sum / rows)
+}
+
+const mean = (a: number, b: number): number => (a + b) / 2
+
+/**
+ * Activation-aware scales (Lin et al. 2024, arXiv 2306.00978): s = x̄^r / w̄^(1 − r), r searched; x̄ the mean magnitude of an input channel, w̄
+ * that of its weights within their groups. Candidates are compared by the error of the linears' outputs, computed from the Gram matrix
+ * where AutoAWQ runs the parent module on tokens; leaving the tap as it is, which AutoAWQ does not try, is one of them.
+ */
+export const awq: ScaleTransform = {
+  name: 'awq',
+  summary: 'channel scales by activation magnitude, searched (AWQ)',
+  vias: ['norm', 'linear'],
+  async fit({ fold, statistics, linears, loss }) {
+    const x = gathered(fold, statistics.channels!.absMean, mean)
+    const w = gathered(fold, relativeMagnitude(linears), mean)
+    const before = await loss()
+    let best: { factors: Float32Array; exponent: number; loss: number } | undefined
+    for (let k = 0; k < steps; k++) {
+      const r = k / steps
+      const factors = normalized(
+        x.map((magnitude, i) =>
+          Math.max(power(Math.max(magnitude, 1e-12), r) / (power(Math.max(w[i], 1e-12), 1 - r) + 1e-4), 1e-4),
+        ),
+      )
+      if (!factors.every(isFinitePositive)) continue
+      const found = await loss(spread(fold, factors))
+      if (found < (best?.loss ?? before)) best = { factors, exponent: r, loss: found }
+    }
+    return best && { ...best, before }
+  },
+}
