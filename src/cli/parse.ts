@@ -67,6 +67,7 @@ export function parse(args: readonly string[], readText: ReadText = readConfigTe
   // `values` was filled from the same table that OptionsOf is derived from.
   const job = { command, options: { ...models, explicit, ...values } } as unknown as Job
   if (job.command === 'quantize') checkUse(job.options)
+  if (job.command === 'eval') checkOutliers(job.options)
   return job
 }
 
@@ -131,4 +132,11 @@ const checkUse = ({ method, explicit }: QuantizeOptions): void => {
     const reason = needs && idleReason[needs](methods[method])
     if (reason) throw usage(`--${flag} has no effect with --method ${method} (${reason}); leave it out`)
   }
+}
+
+const checkOutliers = ({ activationScheme, outliers }: EvalOptions): void => {
+  if (outliers === undefined || typeof activationScheme === 'object') return
+  throw usage(
+    `--outliers leaves features out of --activations, ${activationScheme ? 'which is none' : 'which is not given'}; use --activations int8, or leave it out`,
+  )
 }
