@@ -62,12 +62,14 @@ export const schemeText = (scheme: ActivationScheme): string => {
   ].join(',')
 }
 
-/** The schemes of a model's linears as text, each once, in the model's order. */
-export const schemesOf = (model: Model): readonly string[] => [
-  ...new Set(
-    [...linearsOf(model), model.head].flatMap(({ activations }) => (activations ? [schemeText(activations)] : [])),
-  ),
-]
+/** The schemes of a model's linears as text, each once, in the model's order; the head's with its name where it is another one. */
+export const schemesOf = (model: Model): readonly string[] => {
+  const texts = (linears: readonly Linear[]): readonly string[] =>
+    linears.flatMap(({ activations }) => (activations ? [schemeText(activations)] : []))
+  const ofBlocks = new Set(texts(linearsOf(model)))
+  const ofHead = texts([model.head]).filter(text => !ofBlocks.has(text))
+  return [...ofBlocks, ...ofHead.map(text => `${text} (head)`)]
+}
 
 /** The model with another scheme of each linear: of the block's, and of the head. */
 export const mapActivations = (

@@ -113,6 +113,16 @@ describe('eval --activations', () => {
     expect(none.result.perplexity).not.toBe(declared.result.perplexity)
   })
 
+  it('leaves the head as its runtime computes it', async () => {
+    const output = join(folder, 'gguf')
+    await quantizeTo(output, tinyLlama, '--method', 'rtn', '--format', 'gguf:q8_0')
+    const own = 'int8:sym,group=32,reach=127'
+    expect((await evaluate(output, ...few)).result.activations).toEqual([own])
+    const { result } = await evaluate(output, ...few, '--activations', 'fp8')
+    expect(result.activations).toEqual(['fp8:sym,token', `${own} (head)`])
+    expect((await evaluate(output, ...few, '--activations', 'none')).result.activations).toEqual([])
+  })
+
   it('splits outliers off, at a threshold that features reach', async () => {
     const plain = await evaluate(tinyLlama, ...few)
     const at = async (threshold: string) => {
