@@ -330,16 +330,18 @@ export type QuantizedLinear = CodedLinear | DenseLinear | BlockLinear
 export interface ActivationScheme {
   readonly grid: 'int4' | 'int8' | 'fp8' | 'nvfp4' | 'mxfp4' | 'mxfp8'
   readonly symmetric: boolean
-  /** What shares a scale: a token's features, n of them, or all of the tensor. */
+  /** What shares a scale: a token's features, n of them, or all of a sequence. */
   readonly granularity: 'token' | 'tensor' | number
-  /** Scales from each token as it comes, or stored. */
+  /** Scales from the values as they come, or stored. */
   readonly dynamic: boolean
   /** Stored scale and zero point of a static scheme, granularity `tensor`. */
   readonly scale?: number
   readonly zero?: number
+  /** NVFP4: the stored number that divides the scales of groups; absent: from each sequence as it comes. */
+  readonly globalScale?: number
   /** What the largest magnitude of integers becomes; default 127.5, half of their range. */
   readonly reach?: 127
-  /** LLM.int8(): features that reach this magnitude in any token stay unquantized. */
+  /** LLM.int8(): features that reach this magnitude in any token of a sequence stay unquantized. */
   readonly outliers?: number
 }
 

@@ -5,6 +5,7 @@ import { readConfig, type Typed } from './config.ts'
 import {
   type CommandName,
   commandNames,
+  commandTable,
   flagsOf,
   type OptionKey,
   type OptionSpec,
@@ -146,11 +147,15 @@ const readShort = (argument: string): Typed => {
   return { flag, value: rest === '' ? undefined : rest }
 }
 
+/** The value of an option as this command takes it: two may have options of one name. */
+const shownOf = (flag: string, command: CommandName): string | undefined =>
+  commandTable[command].options.map(optionSpec).find(spec => spec.flag === flag)?.value?.shown
+
 const canonical = ({ flag, value }: Typed, command: CommandName): readonly string[] => {
   const meaning = meanings.get(flag)
   if (!meaning || !flagsOf(command).includes(flag)) throw unknownOption(flag, command)
   if (takesValue(flag)) {
-    const shown = meaning.kind === 'option' ? meaning.spec.value?.shown : meaning.shorthand.shown
+    const shown = meaning.kind === 'option' ? shownOf(meaning.spec.flag, command) : meaning.shorthand.shown
     if (value === undefined) throw new QuantizeError('bad-option', `--${flag} needs a value: --${flag} ${shown}`)
     return meaning.kind === 'option' ? [`--${meaning.flag}=${value}`] : meaning.shorthand.expand(value, flag)
   }

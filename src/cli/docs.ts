@@ -31,6 +31,10 @@ export const examples: readonly (readonly [command: string, does: string])[] = [
     'quantize eval my-model-gptq-4bit-g128 --text held-out.txt --reference my-model',
     'perplexity, and how near the original is',
   ],
+  [
+    'quantize eval my-model --text held-out.txt --activations int8:asym,tensor --outliers 6.0',
+    'perplexity with activations in 8 bits, all but those of outlier features',
+  ],
 ]
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('<', '&lt;')

@@ -8,6 +8,7 @@ import { gridNames, gridPresets } from '../method/grids.ts'
 import { type Method, type MethodName, methods, needsText } from '../method/index.ts'
 import { defaults, type Override } from '../recipe.ts'
 import {
+  activationScheme,
   amount,
   calibrationText,
   codeBits,
@@ -22,6 +23,7 @@ import {
   override,
   path,
   size,
+  threshold,
   type ValueKind,
   weightDtype,
   wholeNumber,
@@ -311,6 +313,14 @@ export const optionTable = {
   ),
   text: required(path('<file>'), { flag: 'text', help: 'text to score; line ends are read as \\n' }),
   windows: withDefault(wholeNumber(1, 1_000_000), 8, { flag: 'windows', help: 'windows of the text, from its start' }),
+  activationScheme: optional(either(activationScheme, 'none'), 'as the checkpoint declares, or its runtime does', {
+    flag: 'activations',
+    help: 'quantize what the linears of blocks read: int8, int4, fp8, nvfp4, mxfp4 or mxfp8; after a colon sym or asym, and token, tensor (a scale a sequence) or group=N, as in int8:asym,tensor; none: leave it as it is, the head too',
+  }),
+  outliers: optional(threshold, 'none', {
+    flag: 'outliers',
+    help: 'beside --activations: features that reach this magnitude in any token of a sequence stay unquantized (LLM.int8(): 6.0)',
+  }),
   source: optional(path('<model>'), '', {
     flag: 'source',
     help: 'the model that was quantized: compute the errors of the weights again, and compare what was kept',
@@ -440,7 +450,10 @@ export const commandTable = {
     operands: ['model'],
     summary: 'perplexity of a text, and how near a reference model is',
     argument: 'a folder, quantized or not',
-    options: ['text', 'seqLen', 'windows', 'reference', 'threads', 'json', 'quiet', 'verbose'],
+    options: [
+      ...(['text', 'seqLen', 'windows', 'reference', 'activationScheme', 'outliers'] as const),
+      ...(['threads', 'json', 'quiet', 'verbose'] as const),
+    ],
   },
   verify: {
     usage: 'verify <output> [options]',

@@ -69,6 +69,7 @@ export function parse(args: readonly string[], readText: ReadText = readConfigTe
   // `values` was filled from the same table that OptionsOf is derived from.
   const job = { command, options: { ...models, explicit, ...values } } as unknown as Job
   if (job.command === 'quantize') checkUse(job.options)
+  if (job.command === 'eval') checkOutliers(job.options)
   return job
 }
 
@@ -135,4 +136,11 @@ const checkUse = ({ method: name, explicit, transform, clip }: QuantizeOptions):
     const reason = needs && idleReason[needs](method)
     if (reason) throw usage(`--${flag} has no effect with --method ${name} (${reason}); leave it out`)
   }
+}
+
+const checkOutliers = ({ activationScheme, outliers }: EvalOptions): void => {
+  if (outliers === undefined || typeof activationScheme === 'object') return
+  throw usage(
+    `--outliers leaves features out of --activations, ${activationScheme ? 'which is none' : 'which is not given'}; use --activations int8, or leave it out`,
+  )
 }

@@ -1,5 +1,6 @@
-import type { Bits, Group, WeightDtype } from '../contracts.ts'
+import type { ActivationScheme, Bits, Group, WeightDtype } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+import { ownGroups, schemeRefusal } from '../evaluate/activation-scheme.ts'
 import { typeNamed } from '../format/gguf.ts'
 import { gridNames } from '../method/grids.ts'
 import { nearestName } from '../nearest.ts'
@@ -196,4 +197,44 @@ export const override: ValueKind<readonly Override[]> = {
       .map(read)
     return [Object.assign({ glob: text.slice(0, at) }, ...parts)]
   },
+}
+
+const activationGrid = oneOf<ActivationScheme['grid']>('int8', 'int4', 'fp8', 'nvfp4', 'mxfp4', 'mxfp8')
+
+const activationParts: Readonly<Record<string, (value: string, flag: string) => Partial<ActivationScheme>>> = {
+  sym: () => ({ symmetric: true }),
+  asym: () => ({ symmetric: false }),
+  token: () => ({ granularity: 'token' }),
+  tensor: () => ({ granularity: 'tensor' }),
+  group: (value, flag) => ({ granularity: wholeNumber(1, 2 ** 31).parse(value, flag) }),
+}
+
+/** How the inputs of linears are quantized as they come: `int8`, `int4:asym,group=128`, `fp8:tensor`, `nvfp4`. */
+export const activationScheme: ValueKind<ActivationScheme> = {
+  shown: '<scheme>',
+  parse(text, flag) {
+    const needed = 'a grid and its options, such as int8, int8:asym,tensor or int4:group=128,'
+    const [, name, options] = /^([^:]*)(?::(.*))?$/s.exec(text)!
+    const grid = activationGrid.parse(name, flag)
+    const read = (part: string): Partial<ActivationScheme> => {
+      const [, key, value] = /^([^=:]*)(?:[=:](.*))?$/s.exec(part.trim().toLowerCase())!
+      const known = Object.hasOwn(activationParts, key) && (value === undefined) === (key !== 'group')
+      if (!known) refuse(flag, text, needed, nearestName(key, Object.keys(activationParts)))
+      return activationParts[key](value, flag)
+    }
+    const usual: ActivationScheme = { grid, symmetric: true, granularity: ownGroups[grid] ?? 'token', dynamic: true }
+    const scheme: ActivationScheme = Object.assign(
+      usual,
+      ...(options === undefined ? [] : options.split(',').map(read)),
+    )
+    const refusal = schemeRefusal(scheme)
+    if (refusal) throw new QuantizeError('bad-option', `--${flag} ${text}: ${refusal}`)
+    return scheme
+  },
+}
+
+/** A number above 0. */
+export const threshold: ValueKind<number> = {
+  shown: '<number>',
+  parse: (text, flag) => amount.parse(text, flag) || refuse(flag, text, 'a number above 0, such as 6.0,'),
 }

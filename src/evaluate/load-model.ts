@@ -10,6 +10,7 @@ import { moduleOf } from '../format/stored.ts'
 import type { Files } from '../io/files.ts'
 import { shown } from '../model/config.ts'
 import { buildModel } from '../model/graph.ts'
+import { mapActivations } from './activation-scheme.ts'
 
 /** A model as it lies on disk, plain or quantized. */
 export interface LoadedModel {
@@ -59,18 +60,8 @@ const withActivations = (model: Model, { linears, format }: DetectedFormat): Mod
     const scheme = linears.get(name)
     return scheme && (scheme.activations ?? format.computesWith?.(scheme))
   }
-  return {
-    ...model,
-    // a tied head is the embedding's module
-    head: { ...model.head, activations: of(moduleOf(model.head.weight.tensor)) },
-    blocks: model.blocks.map(block => ({
-      ...block,
-      stages: block.stages.map(stage => ({
-        ...stage,
-        linears: stage.linears.map(linear => ({ ...linear, activations: of(linear.name) })),
-      })),
-    })),
-  }
+  // a tied head is the embedding's module
+  return mapActivations(model, ({ name }) => of(name), of(moduleOf(model.head.weight.tensor)))
 }
 
 /**

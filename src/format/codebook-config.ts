@@ -27,6 +27,7 @@ const activationsSchema = z.strictObject({
   dynamic: z.boolean(),
   scale: z.number().positive().optional(),
   zero: z.number().optional(),
+  globalScale: z.number().positive().optional(),
   outliers: z.number().positive().optional(),
 })
 

@@ -65,6 +65,12 @@ const warnings = ({ grid, bits, symmetric, actOrder, groups, activations }: Line
     : []),
 ]
 
+/** The bytes of a tensor that holds one value. */
+const oneValue = (tensor: TensorSource): Uint8Array => {
+  if (tensor.bytes > 16) throw damaged(tensor, `has ${tensor.bytes} bytes, more than one value`, called)
+  return readBytes(tensor, called)
+}
+
 /** Of a static scheme: the stored scale. */
 const staticScale = (
   name: string,
@@ -72,14 +78,29 @@ const staticScale = (
 ): Pick<ActivationScheme, 'scale' | 'zero'> => {
   const scale = partOf(part => tensors.get(part), `${name}.input_scale`, called)
   const zero = tensors.get(`${name}.input_zero_point`)
-  const first = (tensor: TensorSource): Uint8Array => {
-    if (tensor.bytes > 16) throw damaged(tensor, `has ${tensor.bytes} bytes, more than one value`, called)
-    return readBytes(tensor, called)
-  }
   return {
-    scale: toFloat32(first(scale), scale.dtype)[0],
-    ...(zero ? { zero: (first(zero)[0] << 24) >> 24 } : {}),
+    scale: toFloat32(oneValue(scale), scale.dtype)[0],
+    ...(zero ? { zero: (oneValue(zero)[0] << 24) >> 24 } : {}),
   }
+}
+
+/** Of NVFP4: the stored divisor of the scales of groups, unless it comes with the values, too. */
+const staticGlobal = (
+  name: string,
+  tensors: ReadonlyMap<string, TensorSource>,
+): Pick<ActivationScheme, 'globalScale'> => {
+  const divisor = tensors.get(`${name}.input_global_scale`)
+  if (!divisor) return {}
+  const [globalScale] = toFloat32(oneValue(divisor), divisor.dtype)
+  if (!(globalScale > 0 && Number.isFinite(globalScale))) throw damaged(divisor, `is ${globalScale}`, called)
+  return { globalScale }
+}
+
+/** Microscaling is what has groups of 32 and exponents for scales (mxfp_utils.py, should_generate_mx_scales); with 4 bits older configs do not name their dtype. */
+const inputGrid = ({ bits, type, strategy, groupSize, scaleDtype }: DeclaredArgs): ActivationScheme['grid'] => {
+  if (type === 'int') return bits === 4 ? 'int4' : 'int8'
+  if (bits === 4) return strategy === 'tensor_group' ? 'nvfp4' : 'mxfp4'
+  return groupSize === 32 && scaleDtype === 'torch.uint8' ? 'mxfp8' : 'fp8'
 }
 
 const activationsOf = (
@@ -88,13 +109,13 @@ const activationsOf = (
   tensors: ReadonlyMap<string, TensorSource>,
 ): ActivationScheme | undefined => {
   if (!input) return undefined
-  const { bits, type, symmetric, strategy, groupSize, dynamic } = input
-  const small = strategy === 'tensor_group' ? 'nvfp4' : 'mxfp4'
-  const grid = bits === 4 ? (type === 'float' ? small : 'int4') : type === 'float' ? 'fp8' : 'int8'
+  const { bits, symmetric, strategy, groupSize, dynamic } = input
   if (bits !== 4 && bits !== 8)
     throw new QuantizeError('unsupported', `${printable(name)}: activations of ${bits} bits are not read; 4 and 8 are`)
+  const grid = inputGrid(input)
   const granularity = groupSize ?? (strategy === 'token' ? 'token' : 'tensor')
-  return { grid, symmetric, granularity, dynamic, ...(dynamic ? {} : staticScale(name, tensors)) }
+  const stored = dynamic ? (grid === 'nvfp4' ? staticGlobal(name, tensors) : {}) : staticScale(name, tensors)
+  return { grid, symmetric, granularity, dynamic, ...stored }
 }
 
 const grids: Readonly<Record<Kind, GridName>> = {
@@ -238,6 +259,7 @@ const partsOf = (name: string, lookup: TensorLookup): ReadonlyMap<string, Tensor
     'weight_g_idx',
     'input_scale',
     'input_zero_point',
+    'input_global_scale',
   ]
   return new Map(
     parts.flatMap(part => {

@@ -123,6 +123,8 @@ export interface DeclaredArgs {
   readonly groupSize: number | undefined
   readonly dynamic: boolean
   readonly actOrder: boolean
+  /** The dtype of scales, where it is not that of the values. */
+  readonly scaleDtype: string | undefined
 }
 
 const readArgs = (fields: Fields, where: string): DeclaredArgs => {
@@ -142,6 +144,7 @@ const readArgs = (fields: Fields, where: string): DeclaredArgs => {
     groupSize: groupSize !== undefined && groupSize > 0 ? groupSize : undefined,
     dynamic: dynamic !== false,
     actOrder: actOrder === 'group' || actOrder === true,
+    scaleDtype: wordOf(fields, 'scale_dtype'),
   }
 }
 

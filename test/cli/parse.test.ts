@@ -3,7 +3,9 @@ import { describe, expect, it } from 'vitest'
 import { examples } from '../../src/cli/docs.ts'
 import { commandNames, commandTable, optionSpec } from '../../src/cli/options.ts'
 import { type Parsed, parse } from '../../src/cli/parse.ts'
+import type { ActivationScheme } from '../../src/contracts.ts'
 import { QuantizeError } from '../../src/errors.ts'
+import { schemeText } from '../../src/evaluate/activation-scheme.ts'
 
 const words = (line: string): string[] => line.split(' ').filter(word => word !== '')
 const parseLine = (line: string): Parsed => parse(words(line))
@@ -82,6 +84,8 @@ describe('defaults', () => {
         seqLen: 512,
         windows: 8,
         reference: undefined,
+        activationScheme: undefined,
+        outliers: undefined,
         threads: undefined,
         json: false,
         quiet: false,
@@ -147,6 +151,22 @@ describe('values', () => {
     ['--json inspect m', { json: true, model: 'm' }],
     ['eval --seq-len 128 m --text t --windows 2 --reference r', { seqLen: 128, windows: 2, reference: 'r', text: 't' }],
   ])('%s', (line, expected) => expect(optionsOf(line)).toMatchObject(expected))
+
+  it.each<[string, ActivationScheme | 'none']>([
+    ['none', 'none'],
+    ['int8', { grid: 'int8', symmetric: true, granularity: 'token', dynamic: true }],
+    ['INT4:ASYM,tensor', { grid: 'int4', symmetric: false, granularity: 'tensor', dynamic: true }],
+    ['int8:group=128', { grid: 'int8', symmetric: true, granularity: 128, dynamic: true }],
+    ['int8:group:64, asym', { grid: 'int8', symmetric: false, granularity: 64, dynamic: true }],
+    ['fp8:tensor', { grid: 'fp8', symmetric: true, granularity: 'tensor', dynamic: true }],
+    ['nvfp4', { grid: 'nvfp4', symmetric: true, granularity: 16, dynamic: true }],
+    ['mxfp4:sym,group=32', { grid: 'mxfp4', symmetric: true, granularity: 32, dynamic: true }],
+    ['mxfp8', { grid: 'mxfp8', symmetric: true, granularity: 32, dynamic: true }],
+  ])('eval --activations %s', (text, scheme) => {
+    const read = (value: string) => parse(['eval', 'm', '--text', 't', '--activations', value])
+    expect(read(text)).toMatchObject({ options: { activationScheme: scheme } })
+    if (scheme !== 'none') expect(read(schemeText(scheme))).toEqual(read(text))
+  })
 
   it('keeps what the user gave apart from defaults', () =>
     expect(optionsOf('m --asym --samples 128 --w_bit 4').explicit).toEqual(new Set(['symmetric', 'samples', 'bits'])))
@@ -260,6 +280,20 @@ describe('refusals', () => {
     ['eval m', '--text <file> is needed; usage: quantize eval <model> --text <file>'],
     ['eval m --text t --window 3', 'the nearest is --windows'],
     ['eval m --text t --wbits 3', '--wbits is an option of quantizing'],
+    ['eval m --text t --activations', '--activations needs a value: --activations <scheme|none>'],
+    ['m --activations', '--activations needs a value: --activations <int8|fp8>'],
+    ['eval m --text t --activations int9', '; the nearest is int8'],
+    ['eval m --text t --activations int8:assym', '; the nearest is asym'],
+    ['eval m --text t --activations int8:', 'a grid and its options'],
+    ['eval m --text t --activations int8:group', 'a grid and its options'],
+    ['eval m --text t --activations int8:token=2', 'a grid and its options'],
+    ['eval m --text t --activations int8:group=0', 'a whole number from 1'],
+    ['eval m --text t --activations fp8:asym', 'fp8 has no zero point; only int4 and int8 are asymmetric'],
+    ['eval m --text t --activations nvfp4:token', 'nvfp4 has scales over groups of 16'],
+    ['eval m --text t --activations mxfp4:group=16', 'mxfp4 has scales over groups of 32'],
+    ['eval m --text t --activations int8 --outliers 0', '--outliers 0: a number above 0'],
+    ['eval m --text t --outliers 6', '--outliers leaves features out of --activations, which is not given'],
+    ['eval m --text t --outliers 6 --activations none', '--activations, which is none'],
   ])('%s', (line, message) => {
     const { code, message: said } = refusal(words(line))
     expect({ code, said }).toEqual({ code: 'bad-option', said: expect.stringContaining(message) })

@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os'
 import { createEngine } from '../../engine/ort/session.ts'
+import { checkActivations, schemesOf, withScheme } from '../../evaluate/activation-scheme.ts'
 import { type Evaluation, evaluate, evaluationWindows } from '../../evaluate/evaluate.ts'
 import { type LoadedModel, loadModel } from '../../evaluate/load-model.ts'
 import { nodeFiles } from '../../io/files.ts'
@@ -15,6 +16,17 @@ const tokensOf = async ({ checkpoint, model }: LoadedModel, text: string): Promi
   return ids
 }
 
+/** The model under --activations, and what that sets aside. @throws QuantizeError unsupported for a scheme that cannot be */
+const asAsked = (
+  loaded: LoadedModel,
+  { activationScheme, outliers }: Pick<EvalOptions, 'activationScheme' | 'outliers'>,
+): { readonly loaded: LoadedModel; readonly warning?: string } => {
+  const scheme = typeof activationScheme === 'object' && outliers ? { ...activationScheme, outliers } : activationScheme
+  const { model, warning } = scheme ? withScheme(loaded.model, scheme) : { model: loaded.model }
+  checkActivations(model)
+  return { loaded: { ...loaded, model }, warning }
+}
+
 export const evalModel = async (options: EvalOptions, ui: Ui): Promise<void> => {
   const opened: LoadedModel[] = []
   const open = (path: string): LoadedModel => {
@@ -22,14 +34,21 @@ export const evalModel = async (options: EvalOptions, ui: Ui): Promise<void> => 
     opened.push(loaded)
     return loaded
   }
+  const warnings: string[] = []
+  const warn = (text: string): void => {
+    warnings.push(text)
+    ui.warn(text)
+  }
   const engine = await createEngine(options.threads ?? availableParallelism())
   try {
-    const loaded = open(options.model)
+    const { loaded, warning } = asAsked(open(options.model), options)
+    if (warning) warn(warning)
     const reference = options.reference === undefined ? undefined : open(options.reference)
+    if (reference) checkActivations(reference.model)
     const ids = await tokensOf(loaded, options.text)
     const windows = evaluationWindows(ids, options.seqLen, options.windows)
     if (windows.length < options.windows)
-      ui.warn(`the text holds ${windows.length} windows of ${options.seqLen} tokens, not ${options.windows}`)
+      warn(`the text holds ${windows.length} windows of ${options.seqLen} tokens, not ${options.windows}`)
     const blocks = opened.reduce((sum, { model }) => sum + model.blocks.length, 0)
     let done = 0
     ui.report({ kind: 'start', totalWork: blocks, title: 'eval' })
@@ -40,18 +59,23 @@ export const evalModel = async (options: EvalOptions, ui: Ui): Promise<void> => 
       },
     })
     ui.report({ kind: 'end' })
-    if (options.json)
-      ui.json({ model: options.model, format: loaded.format ?? null, text: options.text, ...evaluation })
-    else ui.data(evaluationText(evaluation))
+    const activations = schemesOf(loaded.model)
+    const { model, text } = options
+    if (options.json) ui.json({ model, format: loaded.format ?? null, activations, text, ...evaluation, warnings })
+    else ui.data(evaluationText(evaluation, activations))
   } finally {
     await engine.release()
     for (const { checkpoint } of opened) checkpoint.close()
   }
 }
 
-const evaluationText = ({ perplexity, tokens, windows, seqLen, reference }: Evaluation): string =>
+const evaluationText = (
+  { perplexity, tokens, windows, seqLen, reference }: Evaluation,
+  activations: readonly string[],
+): string =>
   [
     `perplexity ${perplexity.toFixed(4)} (${tokens} tokens, ${windows} windows of ${seqLen})`,
+    ...(activations.length > 0 ? [`activations ${activations.join(', ')}`] : []),
     ...(reference
       ? [
           `reference perplexity ${reference.perplexity.toFixed(4)}`,

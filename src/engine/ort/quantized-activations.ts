@@ -1,15 +1,14 @@
 /**
  * What a runtime does to a linear's input before it multiplies: quantize and dequantize, as nodes. Integers and FP8 values times a scale are
- * what its integer product computes, but for the order of float32 sums.
+ * what its integer product computes, but for the order of float32 sums (test/engine/ort/integer-product.test.ts). Which schemes there can be:
+ * evaluate/activation-scheme.ts.
  */
 import type { NodeProto } from 'onnx-buf'
 import type { ActivationScheme } from '../../contracts.ts'
-import { QuantizeError } from '../../errors.ts'
-import { type Attribute, type Constant, float8, float16, node } from './onnx.ts'
+import { codeRange, leastScale, roundTo, scaleOf } from './activation-grids.ts'
+import { type NodeBuilder, nodeBuilder } from './node-builder.ts'
+import { type Constant, float16, node } from './onnx.ts'
 import type { Engine } from './session.ts'
-
-/** Largest magnitudes of FP8 E4M3 (OCP). */
-const fp8Largest = 448
 
 /** Nodes from rows `x` [T, width] to the rows `result`, and the constants that they read. */
 export interface QuantizedInput {
@@ -18,92 +17,86 @@ export interface QuantizedInput {
   readonly result: string
 }
 
-/** Collects nodes and constants under one prefix. */
-const builder = (prefix: string) => {
-  const nodes: NodeProto[] = []
-  const constants: Constant[] = []
-  let count = 0
-  const fresh = (): string => `${prefix}.${count++}`
-  return {
-    nodes,
-    constants,
-    apply(opType: string, inputs: readonly string[], attributes: Readonly<Record<string, Attribute>> = {}): string {
-      const result = fresh()
-      nodes.push(node(opType, inputs, [result], attributes))
-      return result
-    },
-    number(value: number): string {
-      const name = fresh()
-      constants.push({ name, type: 'float32', shape: [], data: Float32Array.of(value) })
-      return name
-    },
-    whole(values: readonly number[]): string {
-      const name = fresh()
-      constants.push({ name, type: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) })
-      return name
-    },
-  }
+/** Symmetric, the scale of each group from its largest magnitude. */
+const symmetric = (b: NodeBuilder, x: string, scheme: ActivationScheme): string => {
+  const scale = scaleOf(b, b.apply('ReduceMax', [b.apply('Abs', [x]), b.whole(-1)]), scheme)
+  return b.apply('Mul', [roundTo(b, b.apply('Div', [x, scale]), scheme), scale])
 }
 
-type Builder = ReturnType<typeof builder>
-
-/** Smallest scale, where all values are 0: float32's epsilon, as compressed-tensors has it. */
-const leastScale = 2 ** -23
-
-const roundedTo = (b: Builder, scaled: string, { grid }: ActivationScheme, low: number, high: number): string => {
-  if (grid === 'int8') return b.apply('Clip', [b.apply('Round', [scaled]), b.number(low), b.number(high)])
-  const clipped = b.apply('Clip', [scaled, b.number(-fp8Largest), b.number(fp8Largest)])
-  return b.apply('Cast', [b.apply('Cast', [clipped], { to: float8 })], { to: 1 })
-}
-
-/** Symmetric with the scale of each row of the last axis: absmax / half the range, codes low … 127 (or FP8). */
-const symmetric = (b: Builder, x: string, scheme: ActivationScheme, halfRange: number, low: number): string => {
-  const absmax = b.apply('ReduceMax', [b.apply('Abs', [x]), b.whole([-1])])
-  const scale = b.apply('Max', [b.apply('Div', [absmax, b.number(halfRange)]), b.number(leastScale)])
-  return b.apply('Mul', [roundedTo(b, b.apply('Div', [x, scale]), scheme, low, 127), scale])
-}
-
-/** Asymmetric int8 with scale and zero point of each row of the last axis (compressed-tensors, quantization/utils/helpers.py). */
-const asymmetric = (b: Builder, x: string): string => {
+/** Asymmetric integers with scale and zero point of each group (compressed-tensors, quantization/utils/helpers.py). */
+const asymmetric = (b: NodeBuilder, x: string, scheme: ActivationScheme): string => {
+  const [lowest, highest] = codeRange(scheme)
   const zero = b.number(0)
-  const low = b.apply('Min', [b.apply('ReduceMin', [x, b.whole([-1])]), zero])
-  const high = b.apply('Max', [b.apply('ReduceMax', [x, b.whole([-1])]), zero])
-  const span = b.apply('Div', [b.apply('Sub', [high, low]), b.number(255)])
+  const low = b.apply('Min', [b.apply('ReduceMin', [x, b.whole(-1)]), zero])
+  const high = b.apply('Max', [b.apply('ReduceMax', [x, b.whole(-1)]), zero])
+  const span = b.apply('Div', [b.apply('Sub', [high, low]), b.number(highest - lowest)])
   const scale = b.apply('Max', [span, b.number(leastScale)])
-  const wanted = b.apply('Round', [b.apply('Sub', [b.number(-128), b.apply('Div', [low, scale])])])
-  const point = b.apply('Clip', [wanted, b.number(-128), b.number(127)])
-  const shifted = b.apply('Round', [b.apply('Add', [b.apply('Div', [x, scale]), point])])
-  const code = b.apply('Clip', [shifted, b.number(-128), b.number(127)])
+  const point = roundTo(b, b.apply('Sub', [b.number(lowest), b.apply('Div', [low, scale])]), scheme)
+  const code = roundTo(b, b.apply('Add', [b.apply('Div', [x, scale]), point]), scheme)
   return b.apply('Mul', [b.apply('Sub', [code, point]), scale])
 }
 
 /** With a stored scale and zero point. */
-const fixed = (b: Builder, x: string, scheme: ActivationScheme): string => {
+const fixed = (b: NodeBuilder, x: string, scheme: ActivationScheme): string => {
   const { scale, zero = 0 } = scheme
   if (scale === undefined) throw new Error('a static scheme without its scale')
   const step = b.number(scale)
   const scaled = b.apply('Add', [b.apply('Div', [x, step]), b.number(zero)])
-  return b.apply('Mul', [b.apply('Sub', [roundedTo(b, scaled, scheme, -128, 127), b.number(zero)]), step])
+  return b.apply('Mul', [b.apply('Sub', [roundTo(b, scaled, scheme), b.number(zero)]), step])
 }
+
+/** Values that share a scale: one token's, so many of them, or a sequence's (a run holds as many sequences as fit, of which no result may depend). */
+const groupLength = ({ granularity }: ActivationScheme, width: number, seqLen: number): number =>
+  granularity === 'token' ? width : granularity === 'tensor' ? seqLen * width : granularity
+
+/** @param x [B · seqLen, width] or [B, seqLen, width]; the result is [B · seqLen, width] */
+const quantized = (b: NodeBuilder, x: string, scheme: ActivationScheme, seqLen: number, width: number): string => {
+  const length = groupLength(scheme, width, seqLen)
+  if (width % length !== 0 && length !== seqLen * width) throw new Error(`groups of ${length} of ${width} features`)
+  const groups = b.apply('Reshape', [x, b.whole(-1, (seqLen * width) / length, length)])
+  const round = scheme.dynamic ? (scheme.symmetric ? symmetric : asymmetric) : fixed
+  return b.apply('Reshape', [round(b, groups, scheme), b.whole(-1, width)])
+}
+
+/** Whether bitsandbytes computes it, which has no other outlier split. */
+const isBitsandbytes = ({ grid, symmetric, granularity, dynamic }: ActivationScheme): boolean =>
+  grid === 'int8' && symmetric && granularity === 'token' && dynamic
 
 /**
  * LLM.int8() (arXiv 2208.07339) as bitsandbytes 0.50 computes it (backends/default/ops.py, int8_vectorwise_quant): values go through float16;
  * the scale of a token is that of its values below the threshold; features that reach it in any token of a sequence stay as they are.
  * @param threshold 0: none do
  */
-const outlierSplit = (b: Builder, x: string, threshold: number, seqLen: number, width: number): string => {
-  const sequences = b.apply('Reshape', [x, b.whole([-1, seqLen, width])])
+const bitsandbytesSplit = (b: NodeBuilder, x: string, threshold: number, seqLen: number, width: number): string => {
+  const sequences = b.apply('Reshape', [x, b.whole(-1, seqLen, width)])
   const half = b.apply('Cast', [b.apply('Cast', [sequences], { to: float16 })], { to: 1 })
   const magnitude = b.apply('Abs', [half])
   const limit = b.number(threshold > 0 ? threshold : Number.MAX_VALUE)
   const small = b.apply('Where', [b.apply('GreaterOrEqual', [magnitude, limit]), b.number(0), magnitude])
-  const absmax = b.apply('Max', [b.apply('ReduceMax', [small, b.whole([-1])]), b.number(leastScale)])
+  const absmax = b.apply('Max', [b.apply('ReduceMax', [small, b.whole(-1)]), b.number(leastScale)])
   const factor = b.apply('Div', [b.number(127), absmax])
   const codes = b.apply('Round', [b.apply('Mul', [half, factor])])
   const decoded = b.apply('Mul', [codes, b.apply('Div', [absmax, b.number(127)])])
-  const columns = b.apply('ReduceMax', [magnitude, b.whole([1])]) // [B, 1, width]
+  const columns = b.apply('ReduceMax', [magnitude, b.whole(1)]) // [B, 1, width]
   const kept = b.apply('Where', [b.apply('GreaterOrEqual', [columns, limit]), sequences, decoded])
-  return b.apply('Reshape', [kept, b.whole([-1, width])])
+  return b.apply('Reshape', [kept, b.whole(-1, width)])
+}
+
+/** The split of the paper around any scheme: features that reach the threshold in any token of a sequence stay, and are no part of any range. */
+const outlierSplit = (
+  b: NodeBuilder,
+  x: string,
+  scheme: ActivationScheme,
+  threshold: number,
+  seqLen: number,
+  width: number,
+): string => {
+  const sequences = b.apply('Reshape', [x, b.whole(-1, seqLen, width)])
+  const columns = b.apply('ReduceMax', [b.apply('Abs', [sequences]), b.whole(1)]) // [B, 1, width]
+  const outlier = b.apply('GreaterOrEqual', [columns, b.number(threshold)])
+  const rest = quantized(b, b.apply('Where', [outlier, b.number(0), sequences]), scheme, seqLen, width)
+  const kept = b.apply('Where', [outlier, sequences, b.apply('Reshape', [rest, b.whole(-1, seqLen, width)])])
+  return b.apply('Reshape', [kept, b.whole(-1, width)])
 }
 
 /**
@@ -117,21 +110,15 @@ export const quantizedInput = (
   seqLen: number,
   prefix: string,
 ): QuantizedInput => {
-  const b = builder(prefix)
-  const { granularity, grid, dynamic, outliers } = scheme
-  if (grid !== 'int8' && grid !== 'fp8')
-    throw new QuantizeError('unsupported', `activations in ${grid} are not evaluated yet; int8 and fp8 are`)
-  const { reach = 127.5 } = scheme
-  const halfRange = grid === 'fp8' ? fp8Largest : reach
-  const done = (result: string): QuantizedInput => ({ nodes: b.nodes, constants: b.constants, result })
-  if (outliers !== undefined) return done(outlierSplit(b, x, outliers, seqLen, width))
-  if (!dynamic) return done(fixed(b, x, scheme))
-  const byRow = (rows: string): string =>
-    scheme.symmetric ? symmetric(b, rows, scheme, halfRange, -Math.ceil(reach)) : asymmetric(b, rows)
-  if (typeof granularity !== 'number') return done(byRow(x))
-  if (width % granularity !== 0) throw new Error(`groups of ${granularity} do not divide ${width} features`)
-  const groups = b.apply('Reshape', [x, b.whole([-1, granularity])])
-  return done(b.apply('Reshape', [byRow(groups), b.whole([-1, width])]))
+  const b = nodeBuilder(prefix)
+  const { outliers } = scheme
+  const result =
+    outliers !== undefined && isBitsandbytes(scheme)
+      ? bitsandbytesSplit(b, x, outliers, seqLen, width)
+      : outliers
+        ? outlierSplit(b, x, scheme, outliers, seqLen, width)
+        : quantized(b, x, scheme, seqLen, width)
+  return { nodes: b.nodes, constants: b.constants, result }
 }
 
 /** Rows [T, width], of whole sequences of seqLen tokens, as a linear with such an input multiplies them. */
