@@ -2,10 +2,10 @@
 import type { Block, Stage, Statistics, WeightDtype } from './contracts.ts'
 import type { Engine } from './engine/ort/session.ts'
 import type { PlannedLinear } from './plan.ts'
-import { dividedGram, type TrialLinear, trialLoss } from './quantize/stage-rounding.ts'
+import { multiplyColumns, sampledRows, stacked, trialLoss } from './quantize/trial.ts'
 import type { TransformReport } from './report/schema.ts'
 import { type Run, sourceWeights } from './run-linear.ts'
-import { applyScales } from './transform/apply.ts'
+import { applyScales, toBase64 } from './transform/apply.ts'
 import { type Fold, foldedTensors, foldOf } from './transform/fold.ts'
 import { transforms } from './transform/index.ts'
 import type { ScaleTransform } from './transform/transform.ts'
@@ -28,20 +28,8 @@ const usableFold = (
   return `${name} leaves inputs that are not behind a norm alone`
 }
 
-/** Linears whose rows are quantized alike and by themselves as one matrix: fewer, larger steps. Others as they are. */
-const stacked = (linears: readonly TrialLinear[]): readonly TrialLinear[] => {
-  const [{ scheme, storage }] = linears
-  const schemeKey = ({ scheme: { name: _, out: __, ...shared } }: TrialLinear): string => JSON.stringify(shared)
-  const isJoint = scheme.group === 'tensor' || scheme.group === 'block' || storage.second !== undefined
-  if (isJoint || linears.some(linear => schemeKey(linear) !== schemeKey(linears[0]))) return linears
-  const weights = new Float32Array(linears.reduce((length, linear) => length + linear.weights.length, 0))
-  let at = 0
-  for (const linear of linears) {
-    weights.set(linear.weights, at)
-    at += linear.weights.length
-  }
-  return [{ scheme: { ...scheme, out: weights.length / scheme.in }, storage, weights }]
-}
+/** Every eighth row is enough to tell which candidates are worth a whole trial. */
+const sampleStep = 8
 
 const extremes = (factors: Float32Array): { readonly smallest: number; readonly largest: number } => ({
   smallest: factors.reduce((a, b) => Math.min(a, b)),
@@ -69,8 +57,8 @@ export const transformBlock = async (
   for (const stage of block.stages) {
     const tap = stage.linears[0].name
     const untouched: TransformReport = {
-      ...{ tap, producer: stage.from.name, exponent: null, smallest: 1, largest: 1 },
-      ...{ errorBefore: null, error: null, reason: null },
+      ...{ tap, producer: stage.from.name, via: null, divided: [], multiplied: [], heads: null, factors: null },
+      ...{ exponent: null, smallest: 1, largest: 1, errorBefore: null, error: null, reason: null },
     }
     const fold = usableFold(block, stage, planned, method)
     if (typeof fold === 'string') {
@@ -83,22 +71,29 @@ export const transformBlock = async (
       weights: sourceWeights(run, planned.get(name)!),
     }))
     const trials = stacked(linears)
+    const sample = sampledRows(trials, sampleStep)
+    const lossOf = (rows: typeof trials) => (factors?: Float32Array) => {
+      run.context.signal.throwIfAborted()
+      return trialLoss(engine, kernels, rows, factors, seen.gram, clip === 'awq' ? 'minmax' : clip)
+    }
     const found = await method.fit({
       ...{ fold, statistics: seen, alpha },
       linears: linears.map(({ scheme: { out, in: inputs, group }, weights }) => ({ out, in: inputs, group, weights })),
-      loss(factors) {
-        run.context.signal.throwIfAborted()
-        return trialLoss(engine, kernels, trials, factors, seen.gram, clip === 'awq' ? 'minmax' : clip)
-      },
+      ...{ loss: lossOf(trials), estimate: lossOf(sample) },
     })
     if (!found) {
       reports.push({ ...untouched, reason: 'no scales are better than none' })
       continue
     }
-    const { exponent, loss, before } = found
+    const { exponent, loss, before, factors } = found
     const dtypeOf = (name: string): WeightDtype => stored.get(name)!
-    divided.set(stage, applyScales(scaled, fold, found.factors, stage.linears, dtypeOf))
-    reports.push({ ...untouched, exponent, ...extremes(found.factors), errorBefore: before, error: loss })
+    const multiplied = stage.linears.map(({ weight }) => weight.tensor)
+    divided.set(stage, applyScales(scaled, fold, factors, multiplied, dtypeOf))
+    reports.push({
+      ...untouched,
+      ...{ via: fold.via, divided: [...fold.divided], multiplied, heads: fold.heads ? [...fold.heads] : null },
+      ...{ factors: toBase64(factors), exponent, ...extremes(factors), errorBefore: before, error: loss },
+    })
   }
   const waiting = new Set(foldedTensors(block))
   for (const { name } of plan.passed) if (waiting.has(name)) output.pass(name)
@@ -109,5 +104,9 @@ export const transformBlock = async (
 export const dividedStatistics = (statistics: Statistics, factors: Float32Array | undefined): Statistics => {
   if (!factors) return statistics
   const { count, gram } = statistics
-  return { count, gram: dividedGram(gram, factors) }
+  const n = factors.length
+  const inverse = factors.map(factor => 1 / factor)
+  const divided = multiplyColumns(gram.slice(), inverse)
+  for (let row = 0; row < n; row++) for (let i = 0; i < n; i++) divided[row * n + i] *= inverse[row]
+  return { count, gram: divided }
 }

@@ -5,7 +5,7 @@ import { castSource } from './checkpoint/cast-source.ts'
 import { finiteSource } from './checkpoint/finite-source.ts'
 import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
 import { hashTensor } from './checkpoint/tensor-pieces.ts'
-import type { Checkpoint, Configs, QuantizedLinear, TensorSource } from './contracts.ts'
+import type { Checkpoint, Configs, QuantizedLinear, TensorSource, WeightDtype } from './contracts.ts'
 import { openDecoded } from './decoded-checkpoint.ts'
 import { isFloat } from './dtype/convert.ts'
 import type { Dtype } from './dtype/dtype.ts'
@@ -21,6 +21,9 @@ import { maxReportBytes, reportName } from './pipeline.ts'
 import { parseReport } from './report/json.ts'
 import { weightError } from './report/measure.ts'
 import type { LinearReport, Report } from './report/schema.ts'
+import { applyScales, fromBase64 } from './transform/apply.ts'
+import { channelsBehind } from './transform/fold.ts'
+import { scaledCheckpoint } from './transform/scaled-checkpoint.ts'
 
 export interface Verification {
   /** Files whose size and SHA-256 are those of the report. */
@@ -102,22 +105,53 @@ const storedAs = (source: TensorSource, dtype: Dtype): TensorSource => {
   return castSource(source, dtype)
 }
 
+const elementsOf = ({ shape }: TensorSource): number => shape.reduce((count, size) => count * size, 1)
+
+/** The source with the transform that the report tells put into its weights again. @throws QuantizeError bad-input for one that cannot be */
+const transformed = (source: Checkpoint, output: Checkpoint, { transforms }: Report): Checkpoint => {
+  if (transforms.every(({ factors }) => factors === null)) return source
+  const scaled = scaledCheckpoint(source)
+  for (const { tap, via, divided, multiplied, heads, factors } of transforms) {
+    if (via === null || factors === null) continue
+    const values = fromBase64(factors)
+    const [weight, ...rest] = divided.map(name => sourceTensor(source, name))
+    const columns = multiplied.map(name => sourceTensor(source, name))
+    const width = columns[0]?.shape[1] ?? 0
+    const norm = via === 'norm' ? output.tensors.get(divided[0])?.dtype : 'F32'
+    const fits =
+      (norm === 'F32' || norm === 'F16' || norm === 'BF16') &&
+      values !== undefined &&
+      weight !== undefined &&
+      columns.every(({ shape }) => shape.length === 2 && shape[1] === width) &&
+      weight.shape[0] === values.length &&
+      rest.every(tensor => elementsOf(tensor) === values.length) &&
+      (heads
+        ? width % heads[0] === 0 && heads[0] % heads[1] === 0 && values.length === (width / heads[0]) * heads[1]
+        : values.length === width)
+    if (!fits) return refuse(output.path, `the transform of the input of ${printable(tap)} does not fit the source`)
+    const fold = { divided, via, channelOf: channelsBehind(width, heads ?? undefined) }
+    applyScales(scaled, fold, values, multiplied, name => output.tensors.get(name)?.dtype as WeightDtype)
+  }
+  return scaled
+}
+
 /** @throws QuantizeError bad-input when the source is another model, or a figure of the report is not that of the bytes */
 const checkAgainst = async (
   kernels: Kernels,
-  source: Checkpoint,
+  original: Checkpoint,
   output: Checkpoint,
   report: Report,
   files: Files,
   each: (name: string) => void,
 ): Promise<void> => {
-  for (const name of source.files) {
-    const { sha256 } = hashFile(join(source.folder, name), files)
+  for (const name of original.files) {
+    const { sha256 } = hashFile(join(original.folder, name), files)
     if (sha256 !== report.source.sha256[name])
-      refuse(join(source.folder, name), `is not the file that was quantized: SHA-256 ${sha256}`)
+      refuse(join(original.folder, name), `is not the file that was quantized: SHA-256 ${sha256}`)
   }
   const configs = modelConfigs(output, configFiles, files)
   const storedIn = storedLinears(output, configs)
+  const source = transformed(original, output, report)
   for (const linear of report.linears) {
     const figures = await figuresOf(kernels, sourceTensor(source, linear.tensor), storedIn(linear.name), linear)
     for (const [figure, value] of Object.entries(figures)) {

@@ -14,6 +14,7 @@ import type { Checkpoint, Model, Stage, StatisticName, Statistics, TensorInfo, T
 import type { ReadWeight } from '../engine/ort/activations.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
+import { allFinite } from '../finite.ts'
 import type { Files } from '../io/files.ts'
 import { parseJson } from '../io/parse-json.ts'
 import { printable } from '../io/printable.ts'
@@ -127,11 +128,6 @@ export const createStatisticsWriter = (
       files.remove(folder)
     },
   }
-}
-
-const allFinite = (values: Float32Array | Float64Array): boolean => {
-  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return false
-  return true
 }
 
 const refuse = (path: string, problem: string): never => {

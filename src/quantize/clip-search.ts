@@ -12,14 +12,30 @@ import { type LinearJob, quantizeLinear } from './quantize-linear.ts'
 const steps = 10
 const share = (step: number): number => 1 - step / 20
 
-/** [out, in] with every weight cut to a share of the largest magnitude of its group of `size` columns. */
-const clamped = (weights: Float32Array, size: number, limit: number): Float32Array => {
-  const cut = new Float32Array(weights.length)
-  for (let start = 0; start < weights.length; start += size) {
+/** The largest magnitude of each group of `size` columns, row by row. */
+const groupMaxima = (weights: Float32Array, size: number): Float32Array => {
+  const maxima = new Float32Array(weights.length / size)
+  for (let group = 0, at = 0; group < maxima.length; group++) {
     let most = 0
-    for (let i = start; i < start + size; i++) most = Math.max(most, Math.abs(weights[i]))
-    const bound = Math.fround(most * limit)
-    for (let i = start; i < start + size; i++) cut[i] = Math.min(bound, Math.max(-bound, weights[i]))
+    for (const end = at + size; at < end; at++) {
+      const magnitude = Math.abs(weights[at])
+      if (magnitude > most) most = magnitude
+    }
+    maxima[group] = most
+  }
+  return maxima
+}
+
+/** [out, in] with every weight cut to a share of the largest magnitude of its group. */
+const clamped = (weights: Float32Array, maxima: Float32Array, limit: number): Float32Array => {
+  const cut = weights.slice()
+  const size = weights.length / maxima.length
+  for (let group = 0, at = 0; group < maxima.length; group++) {
+    const bound = Math.fround(maxima[group] * limit)
+    for (const end = at + size; at < end; at++) {
+      if (cut[at] > bound) cut[at] = bound
+      else if (cut[at] < -bound) cut[at] = -bound
+    }
   }
   return cut
 }
@@ -39,11 +55,12 @@ export const searchClip = async (
 ): Promise<NonNullable<LinearJob['given']>> => {
   const { out, in: inputs } = job
   const { size, groups } = granularity(job.group, inputs)
+  const maxima = groupMaxima(weights, size)
   const blocks = diagonalBlocks(gram, inputs, size)
   const least = new Float32Array(out * groups).fill(Number.POSITIVE_INFINITY)
   let best: Pick<CodedLinear, 'scales' | 'zeros' | 'biases'> | undefined
   for (let step = 0; step < steps; step++) {
-    const cut = step === 0 ? weights : clamped(weights, size, share(step))
+    const cut = step === 0 ? weights : clamped(weights, maxima, share(step))
     const { quantized } = await quantizeLinear(kernels, {
       ...job,
       ...matrixOfValues(job.name, cut, out, inputs),

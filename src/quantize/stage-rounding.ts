@@ -10,16 +10,15 @@ import type {
 } from '../contracts.ts'
 import { type FloatDtype, toFloat32 } from '../dtype/convert.ts'
 import { packFactor } from '../engine/kernel/factor.ts'
-import { measureRows } from '../engine/kernel/measure.ts'
 import { type Matrix, matrixOf, matrixOfValues } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
 import { dampedGram, deadChannels, factorize } from '../engine/ort/cholesky.ts'
 import { driftCorrection } from '../engine/ort/drift.ts'
 import { diagonalOf } from '../engine/ort/gram.ts'
-import { quadraticForm } from '../engine/ort/output-error.ts'
 import { plusProduct, square } from '../engine/ort/products.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { QuantizeError } from '../errors.ts'
+import { allFinite } from '../finite.ts'
 import { isRounded } from '../gguf/types.ts'
 import type { Recipe } from '../recipe.ts'
 import { actOrder } from './act-order.ts'
@@ -52,10 +51,10 @@ interface Choice {
   readonly weighting?: Float32Array
 }
 
-const nearest: LinearRounding = { name: 'nearest' }
+export const nearest: LinearRounding = { name: 'nearest' }
 
 /** A job without its weights. */
-const jobParts = (
+export const jobParts = (
   { grid, bits, symmetric, group }: LinearScheme,
   clip: ClipName,
   { rounding, weighting }: Choice,
@@ -78,7 +77,7 @@ const jobOf = (
   ...jobParts(scheme, clip, choice, storage, shared),
 })
 
-const roundJob = async (
+export const roundJob = async (
   kernels: Kernels,
   job: LinearJob,
   scheme: Pick<LinearScheme, 'name' | 'type'>,
@@ -112,7 +111,7 @@ export const plainRounding = (
 
 const finiteWeights = (source: TensorSource): Float32Array | undefined => {
   const weights = toFloat32(source.read(), source.dtype as FloatDtype)
-  return weights.every(Number.isFinite) ? weights : undefined
+  return allFinite(weights) ? weights : undefined
 }
 
 /**
@@ -149,61 +148,6 @@ const clipper =
     const weights = job.clip === 'awq' && !unclipped.has(linear) ? read() : undefined
     return weights ? { ...job, given: await searchClip(engine, kernels, job, weights, gram) } : job
   }
-
-/** One weight matrix, or several of one scheme behind one tap, row under row. */
-export interface TrialLinear {
-  /** Of all rows together. */
-  readonly scheme: LinearScheme
-  readonly storage: Storage
-  /** [out, in], finite */
-  readonly weights: Float32Array
-}
-
-/** [rows, n]: each column times its factor. */
-const timesColumns = (values: Float32Array, factors: Float32Array): Float32Array => {
-  const n = factors.length
-  const scaled = new Float32Array(values.length)
-  for (let start = 0; start < values.length; start += n)
-    for (let i = 0; i < n; i++) scaled[start + i] = values[start + i] * factors[i]
-  return scaled
-}
-
-/** [n, n]: element i, j divided by both factors. */
-export const dividedGram = (gram: Float32Array, factors: Float32Array): Float32Array => {
-  const inverse = factors.map(factor => 1 / factor)
-  const divided = timesColumns(gram, inverse)
-  const n = factors.length
-  for (let row = 0; row < n; row++) for (let i = 0; i < n; i++) divided[row * n + i] *= inverse[row]
-  return divided
-}
-
-/**
- * The error tr(ΔW G ΔWᵀ) of rounding weights to nearest after their columns were multiplied by factors, ΔW that of the weights without them.
- * @param factors [in], positive; absent: 1
- * @param gram [in, in] of the tap as it is
- */
-export const trialLoss = async (
-  engine: Engine,
-  kernels: Kernels,
-  linears: readonly TrialLinear[],
-  factors: Float32Array | undefined,
-  gram: Float32Array,
-  clip: ClipName,
-): Promise<number> => {
-  const seen = factors ? dividedGram(gram, factors) : gram
-  let loss = 0
-  for (const { scheme, storage, weights } of linears) {
-    const { out, in: inputs, name } = scheme
-    const scaled = factors ? timesColumns(weights, factors) : weights
-    const matrix = matrixOfValues(name, scaled, out, inputs)
-    const job = { ...jobParts(scheme, clip, { rounding: nearest }, storage, undefined), ...matrix }
-    const { quantized } = await roundJob(kernels, job, scheme, null)
-    await measureRows(kernels, matrix, quantized, async ({ delta }) => {
-      loss += await quadraticForm(engine, delta, seen, inputs)
-    })
-  }
-  return loss
-}
 
 /** With fewer tokens than this for each input, error feedback fits noise and is worse than plain rounding on other text (docs/methods.md). */
 const leastTokensPerInput = 2

@@ -50,6 +50,11 @@ export const calibrationSchema = z.strictObject({
 export const transformSchema = z.strictObject({
   tap: z.string(),
   producer: z.string(),
+  via: z.enum(['norm', 'linear']).nullable(),
+  divided: z.array(z.string()),
+  multiplied: z.array(z.string()),
+  heads: z.tuple([z.int().positive(), z.int().positive()]).nullable(),
+  factors: z.base64().nullable(),
   exponent: share.nullable(),
   smallest: z.number().positive(),
   largest: z.number().positive(),

@@ -1,5 +1,5 @@
 /** Puts chosen factors into the weights: the producer's outputs are divided, the columns behind the tap multiplied. */
-import type { Linear, WeightDtype } from '../contracts.ts'
+import type { WeightDtype } from '../contracts.ts'
 import { type FloatDtype, fromFloat32, toFloat32 } from '../dtype/convert.ts'
 import type { Fold } from './fold.ts'
 import type { ScaledCheckpoint } from './scaled-checkpoint.ts'
@@ -37,14 +37,14 @@ const dividedNorm = (
 
 /**
  * @returns what the tap is divided by, [width]
- * @param linears all linears behind the tap
+ * @param multiplied names of the weights of all linears behind the tap
  * @param dtypeOf of a tensor in the output
  */
 export const applyScales = (
   checkpoint: ScaledCheckpoint,
-  fold: Fold,
+  fold: Pick<Fold, 'divided' | 'via' | 'channelOf'>,
   factors: Float32Array,
-  linears: readonly Linear[],
+  multiplied: readonly string[],
   dtypeOf: (tensor: string) => WeightDtype,
 ): Float32Array => {
   const [weight, bias] = fold.divided
@@ -56,8 +56,19 @@ export const applyScales = (
   } else checkpoint.multiplyRows(weight, inverse(effective))
   if (bias !== undefined) checkpoint.multiplyRows(bias, inverse(effective))
   const columns = spread(fold, effective)
-  for (const { weight } of linears) checkpoint.multiplyColumns(weight.tensor, columns)
+  for (const tensor of multiplied) checkpoint.multiplyColumns(tensor, columns)
   return columns
 }
 
 const inverse = (factors: Float32Array): Float32Array => factors.map(factor => 1 / factor)
+
+export const toBase64 = (factors: Float32Array): string =>
+  Buffer.from(factors.buffer, factors.byteOffset, factors.byteLength).toString('base64')
+
+/** @returns undefined when it is no whole number of positive float32 */
+export const fromBase64 = (text: string): Float32Array | undefined => {
+  const bytes = Uint8Array.from(Buffer.from(text, 'base64'))
+  if (bytes.byteLength === 0 || bytes.byteLength % 4 !== 0) return undefined
+  const factors = new Float32Array(bytes.buffer)
+  return factors.every(factor => factor > 0 && Number.isFinite(factor)) ? factors : undefined
+}

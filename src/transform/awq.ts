@@ -4,6 +4,8 @@ import { gathered, type ScaleTransform, spread, type TapToScale } from './transf
 
 /** Exponents tried: k / 20, as AutoAWQ does. */
 const steps = 20
+/** So many candidates, the best by a sample of rows, are tried on all of them. */
+const finalists = 2
 
 /** Columns of a group. */
 const groupSize = (group: TapToScale['linears'][number]['group'], inputs: number): number =>
@@ -38,11 +40,10 @@ export const awq: ScaleTransform = {
   name: 'awq',
   summary: 'channel scales by activation magnitude, searched (AWQ)',
   vias: ['norm', 'linear'],
-  async fit({ fold, statistics, linears, loss }) {
+  async fit({ fold, statistics, linears, loss, estimate }) {
     const x = gathered(fold, statistics.channels!.absMean, mean)
     const w = gathered(fold, relativeMagnitude(linears), mean)
-    const before = await loss()
-    let best: { factors: Float32Array; exponent: number; loss: number } | undefined
+    const candidates: { factors: Float32Array; exponent: number; loss: number }[] = []
     for (let k = 0; k < steps; k++) {
       const r = k / steps
       const factors = normalized(
@@ -50,9 +51,14 @@ export const awq: ScaleTransform = {
           Math.max(power(Math.max(magnitude, 1e-12), r) / (power(Math.max(w[i], 1e-12), 1 - r) + 1e-4), 1e-4),
         ),
       )
-      if (!factors.every(isFinitePositive)) continue
-      const found = await loss(spread(fold, factors))
-      if (found < (best?.loss ?? before)) best = { factors, exponent: r, loss: found }
+      if (factors.every(isFinitePositive))
+        candidates.push({ factors, exponent: r, loss: await estimate(spread(fold, factors)) })
+    }
+    const before = await loss()
+    let best: (typeof candidates)[number] | undefined
+    for (const candidate of candidates.sort((a, b) => a.loss - b.loss).slice(0, finalists)) {
+      const found = await loss(spread(fold, candidate.factors))
+      if (found < (best?.loss ?? before)) best = { ...candidate, loss: found }
     }
     return best && { ...best, before }
   },

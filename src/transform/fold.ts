@@ -7,7 +7,9 @@ import type { Block, Linear, Op, Stage, WeightView } from '../contracts.ts'
 export interface Fold {
   /** Channels of the producer: so many factors can be chosen. */
   readonly channels: number
-  /** [width of the tap]: the producer's channel behind each channel of the tap. Query heads that share a head of v share its factors. */
+  /** Of an input that attention makes from v: heads of queries, and of v. Query heads that share a head of v share its factors. */
+  readonly heads?: readonly [number, number]
+  /** [width of the tap]: the producer's channel behind each channel of the tap. */
   readonly channelOf: Int32Array
   /** Names of tensors whose rows, or values, are divided: the producer's weight, then its bias. */
   readonly divided: readonly string[]
@@ -18,8 +20,6 @@ export interface Fold {
 
 const isWhole = ({ rows, transpose }: WeightView): boolean => rows === undefined && !transpose
 
-const natural = (n: number): Int32Array => Int32Array.from({ length: n }, (_, i) => i)
-
 const readers = (ops: readonly Op[], value: string): readonly Op[] =>
   ops.filter(op => Object.entries(op).some(([key, named]) => key !== 'y' && key !== 'op' && named === value))
 
@@ -28,12 +28,16 @@ const tensorsOf = (weight: WeightView, bias: WeightView | undefined): readonly s
   ...(bias ? [bias.tensor] : []),
 ]
 
-/** [tap channels]: the channel of v that attention puts there. */
-const headChannels = ({ heads, kvHeads, headDim }: Extract<Op, { op: 'attention' }>): Int32Array =>
-  Int32Array.from({ length: heads * headDim }, (_, channel) => {
-    const head = Math.floor(channel / headDim)
-    return Math.floor(head / (heads / kvHeads)) * headDim + (channel % headDim)
+/** [width]: the producer's channel behind each channel of a tap; of attention's result, the channel of v. */
+export const channelsBehind = (width: number, heads?: readonly [number, number]): Int32Array => {
+  if (!heads) return Int32Array.from({ length: width }, (_, i) => i)
+  const [queries, values] = heads
+  const size = width / queries
+  return Int32Array.from({ length: width }, (_, channel) => {
+    const head = Math.floor(channel / size)
+    return Math.floor(head / (queries / values)) * size + (channel % size)
   })
+}
 
 const linearNamed = ({ stages }: Block, name: string): Linear | undefined =>
   stages.flatMap(({ linears }) => linears).find(linear => linear.name === name)
@@ -49,16 +53,17 @@ export const foldOf = (block: Block, stage: Stage, isQuantized: (name: string) =
     const norm = block.ops.find(op => op.op === 'norm' && op.y === tap)
     if (norm?.op !== 'norm') return `${from.name} is no norm of the block`
     const divided = tensorsOf(norm.weight, norm.bias)
-    return { channels: width, channelOf: natural(width), divided, via: 'norm', producer: from.name }
+    return { channels: width, channelOf: channelsBehind(width), divided, via: 'norm', producer: from.name }
   }
   const linear = linearNamed(block, from.name)
   if (from.via === 'none' || !linear) return `what ${from.name} gives does not pass through channel by channel`
   if (!isWhole(linear.weight)) return `${from.name} is a part of ${linear.weight.tensor}`
   if (!isQuantized(linear.name)) return `${from.name} stays unquantized, and would be rounded again`
   const attention = block.ops.find(op => op.op === 'attention' && op.y === tap)
-  const channelOf = attention?.op === 'attention' ? headChannels(attention) : natural(width)
+  const heads = attention?.op === 'attention' ? ([attention.heads, attention.kvHeads] as const) : undefined
   const divided = tensorsOf(linear.weight, linear.bias)
-  return { channels: linear.out, channelOf, divided, via: 'linear', producer: linear.name }
+  const channelOf = channelsBehind(width, heads)
+  return { channels: linear.out, heads, channelOf, divided, via: 'linear', producer: linear.name }
 }
 
 /** Tensors of a block that any fold may change beside the weights of its linears. */

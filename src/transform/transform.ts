@@ -22,6 +22,8 @@ export interface TapToScale {
    * @param factors [in]; absent: 1
    */
   loss(factors?: Float32Array): Promise<number>
+  /** The same over a sample of the rows. */
+  estimate(factors?: Float32Array): Promise<number>
 }
 
 export interface ChosenScales {
@@ -45,7 +47,7 @@ export interface ScaleTransform {
 }
 
 /** [width of the tap]: the factor of each channel. */
-export const spread = ({ channelOf }: Fold, factors: Float32Array): Float32Array =>
+export const spread = ({ channelOf }: Pick<Fold, 'channelOf'>, factors: Float32Array): Float32Array =>
   Float32Array.from(channelOf, channel => factors[channel])
 
 /** [fold.channels]: a value of the tap's channels, over those that share one. */
