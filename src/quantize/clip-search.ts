@@ -57,21 +57,26 @@ export const searchClip = async (
   const { size, groups } = granularity(job.group, inputs)
   const maxima = groupMaxima(weights, size)
   const blocks = diagonalBlocks(gram, inputs, size)
+  const plain: LinearJob = {
+    ...job,
+    ...matrixOfValues(job.name, weights, out, inputs),
+    rounding: { name: 'nearest' },
+  }
   const least = new Float32Array(out * groups).fill(Number.POSITIVE_INFINITY)
   let best: Pick<CodedLinear, 'scales' | 'zeros' | 'biases'> | undefined
   for (let step = 0; step < steps; step++) {
     const cut = step === 0 ? weights : clamped(weights, maxima, share(step))
-    const { quantized } = await quantizeLinear(kernels, {
-      ...job,
+    const fitted = await quantizeLinear(kernels, {
+      ...plain,
       ...matrixOfValues(job.name, cut, out, inputs),
-      rounding: { name: 'nearest' },
     })
+    // codes of the weights themselves, which may lie beyond the cut: AutoAWQ rounds the cut ones
+    const { quantized } = step === 0 ? fitted : await quantizeLinear(kernels, { ...plain, given: fitted.quantized })
     best ??= { scales: quantized.scales.slice(), zeros: quantized.zeros.slice(), biases: quantized.biases.slice() }
     const take = (from: Float32Array, into: Float32Array, at: number): void => {
       if (into.length > 0) into[at] = from[at]
     }
-    const original = matrixOfValues(job.name, weights, out, inputs)
-    await measureRows(kernels, original, quantized, async ({ delta }, first, rows) => {
+    await measureRows(kernels, plain, quantized, async ({ delta }, first, rows) => {
       const errors = await groupErrors(engine, delta, rows, blocks, size)
       for (let group = 0; group < groups; group++)
         for (let row = 0; row < rows; row++) {

@@ -1,0 +1,109 @@
+import { describe, expect, it } from 'vitest'
+import type { Statistics } from '../../src/contracts.ts'
+import { awq } from '../../src/transform/awq.ts'
+import { channelsBehind, type Fold } from '../../src/transform/fold.ts'
+import { smoothquant } from '../../src/transform/smoothquant.ts'
+import type { TapToScale } from '../../src/transform/transform.ts'
+import { randomWeights, uniform } from '../helpers/linears.ts'
+
+const width = 16
+const fold: Fold = { channels: width, channelOf: channelsBehind(width), divided: [], via: 'norm', producer: 'norm' }
+
+const statisticsOf = (magnitudes: Float32Array): Statistics => ({
+  count: 1,
+  gram: new Float32Array(width * width),
+  channels: {
+    mean: new Float32Array(width),
+    absMean: magnitudes,
+    low: magnitudes.map(value => -value),
+    high: magnitudes,
+  },
+})
+
+const random = uniform(5)
+const magnitudes = Float32Array.from({ length: width }, () => 0.1 + 5 * Math.abs(random()))
+const linears: TapToScale['linears'] = [8, 4].map((out, i) => ({
+  ...{ out, in: width, group: 8 },
+  weights: randomWeights(out, width, i + 1),
+}))
+
+const tap = (loss: TapToScale['loss'], more: Partial<TapToScale> = {}): TapToScale => ({
+  ...{ fold, statistics: statisticsOf(magnitudes), linears, alpha: 0.5, loss, estimate: loss },
+  ...more,
+})
+
+const columnMaxima = (): number[] =>
+  Array.from({ length: width }, (_, column) =>
+    Math.max(...linears.flatMap(({ weights }) => [...weights].filter((_, i) => i % width === column).map(Math.abs))),
+  )
+
+describe('smoothquant', () => {
+  const factorsAt = async (alpha: number) => (await smoothquant.fit(tap(async () => 0, { alpha })))!.factors
+
+  it('alpha 1: inputs reach 1', async () => {
+    const factors = await factorsAt(1)
+    for (const [i, factor] of factors.entries()) expect(magnitudes[i] / factor).toBeCloseTo(1, 5)
+  })
+
+  it('alpha 0: columns of weights reach 1', async () => {
+    const factors = await factorsAt(0)
+    for (const [i, most] of columnMaxima().entries()) expect(most * factors[i]).toBeCloseTo(1, 5)
+  })
+
+  it('alpha 0.5: both reach the same', async () => {
+    const factors = await factorsAt(0.5)
+    for (const [i, most] of columnMaxima().entries())
+      expect(magnitudes[i] / factors[i] / (most * factors[i])).toBeCloseTo(1, 5)
+  })
+
+  it('leaves a channel that was never seen alone', async () => {
+    const seen = magnitudes.slice()
+    seen[3] = 0
+    const found = await smoothquant.fit(tap(async () => 0, { statistics: statisticsOf(seen) }))
+    expect(found!.factors[3]).toBe(1)
+  })
+})
+
+describe('awq', () => {
+  /** Least where factor 0 over factor 1 is nearest to a ratio. */
+  const lossNear =
+    (ratio: number): TapToScale['loss'] =>
+    async factors =>
+      factors ? Math.abs(Math.log(factors[0] / factors[1] / ratio)) : 10
+
+  it('takes the exponent of least loss, whatever scale factors have in common', async () => {
+    const strong = magnitudes.slice()
+    strong[0] = 100 * strong[1]
+    const statistics = statisticsOf(strong)
+    const chosen = await Promise.all(
+      [1, 3, 10, 30].map(async ratio => (await awq.fit(tap(lossNear(ratio), { statistics })))!),
+    )
+    const exponents = chosen.map(({ exponent }) => exponent)
+    expect(exponents).toEqual([...exponents].sort((a, b) => a - b))
+    expect(new Set(exponents).size).toBeGreaterThan(2)
+    for (const { factors, loss, before } of chosen) {
+      expect(Math.min(...factors) * Math.max(...factors)).toBeCloseTo(1, 5)
+      expect(loss!).toBeLessThan(before!)
+    }
+  })
+
+  it('leaves an input alone when no scales are better than none', async () => {
+    expect(await awq.fit(tap(async factors => (factors ? 1 : 0.5)))).toBeUndefined()
+  })
+
+  it('asks for the loss over all rows of few candidates only', async () => {
+    let [whole, sampled] = [0, 0]
+    await awq.fit({
+      ...tap(async () => 0),
+      loss: async () => ++whole,
+      estimate: async () => ++sampled,
+    })
+    expect([whole, sampled]).toEqual([3, 20])
+  })
+
+  it('gives channels that share a factor one', async () => {
+    const shared: Fold = { ...fold, channels: width / 2, channelOf: channelsBehind(width, [4, 2]), heads: [4, 2] }
+    const found = await awq.fit(tap(async factors => (factors ? 1 : 2), { fold: shared }))
+    expect(found!.factors).toHaveLength(width / 2)
+  })
+})
