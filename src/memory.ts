@@ -106,6 +106,17 @@ const roundingBytes = (linears: readonly PlannedLinear[], { correct, refine }: R
   )
 }
 
+/**
+ * Of a run that waits until it has seen all taps of a block, or scales them: all Gram matrices of the block, one of them twice or as it is
+ * read; and to search scales or cuts, a stage's weights four times and a linear's twice more.
+ */
+const blockBytes = ({ stages }: Block, { transform, clip, rounding, stats }: Recipe): number => {
+  const waits = transform !== 'none' || stats !== null || rounding === 'nearest'
+  const grams = stages.map(({ width }) => width ** 2)
+  const weights = stages.map(({ linears }) => sum(linears.map(({ out, in: inputs }) => out * inputs)))
+  return 4 * ((waits ? sum(grams) + most(grams) : 0) + (transform !== 'none' || clip === 'awq' ? 6 * most(weights) : 0))
+}
+
 /** Weights [out, in] of a block as float32. */
 const decodedBytes = ({ stages }: Block): number =>
   4 * sum(stages.flatMap(stage => stage.linears).map(({ out, in: inputs }) => out * inputs))
@@ -119,8 +130,8 @@ const embeddingBytes = ({ vocabulary, hidden }: Model, { total }: Tokens): numbe
  * @param threads of the kernels
  */
 export const planMemory = ({ model, linears, recipe }: Plan, budget: number, threads: number): MemoryPlan => {
-  const { calibration } = recipe
-  if (!calibration) {
+  const { calibration, stats } = recipe
+  if (!calibration && stats === null) {
     const peak = Math.ceil(
       // while one linear is stored, the codes of the next are chosen
       slack *
@@ -131,16 +142,20 @@ export const planMemory = ({ model, linears, recipe }: Plan, budget: number, thr
     return { budget, peak, least: peak, spillBytes: 0, keepDecoded: false }
   }
   const { blocks, hidden } = model!
+  const block = most(blocks.map(block => blockBytes(block, recipe)))
+  const rounding = roundingBytes(linears, recipe, threads)
+  if (!calibration) {
+    const peak = Math.ceil(slack * (baseBytes.calibrated + rounding + block))
+    return { budget, peak, least: peak, spillBytes: 0, keepDecoded: false }
+  }
   const tokens = tokensOf(model!, calibration)
   const elements = most(blocks.map(block => heldElements(heldWidths(block, hidden))))
-  const work = Math.max(
-    most(blocks.map(block => forwardBytes(block, hidden, tokens, recipe.correct > 0))),
-    roundingBytes(linears, recipe, threads),
-    embeddingBytes(model!, tokens),
-  )
+  const forward = most(blocks.map(block => forwardBytes(block, hidden, tokens, recipe.correct > 0)))
+  const work = Math.max(forward, rounding, embeddingBytes(model!, tokens)) + block
   const decoded = most(blocks.map(decodedBytes))
   const peakOf = (held: number): number => Math.ceil(slack * (baseBytes.calibrated + work + held))
-  const passes = recipe.correct > 0 ? 2 : 1
+  const looksAhead = recipe.transform !== 'none' && recipe.rounding !== 'nearest'
+  const passes = 1 + (recipe.correct > 0 ? 1 : 0) + (looksAhead ? 1 : 0)
   const inMemory = passes * 4 * elements * tokens.total
   const inFile = passes * 4 * elements * tokens.chunkRows
   const least = peakOf(inFile)

@@ -10,7 +10,6 @@ import type { PlannedLinear } from './plan.ts'
 import { feedbackRounding, nearestRounding } from './quantize/stage-rounding.ts'
 import { finishLinear, type Run, roundLinear, storedWeight, takeFinished } from './run-linear.ts'
 import { dividedStatistics, transformBlock } from './run-transform.ts'
-import { foldedTensors } from './transform/fold.ts'
 
 /** Calls with an engine, which ends with the call. */
 const withEngine = async (run: Run, work: (engine: Engine) => Promise<void>): Promise<void> => {
@@ -132,19 +131,15 @@ const quantizeBlock = async (run: Run, engine: Engine, block: Block, seen: Reado
     await quantizeStage(run, engine, block, stage, dividedStatistics(statistics, divided.get(stage)), zeroed)
 }
 
-/** Whether an earlier run finished a block, with the tensors that its transform changes. */
-const isFinished = ({ plan, output }: Run, block: Block): boolean => {
-  const names = new Set([
-    ...block.stages.flatMap(({ linears }) => linears.map(({ name }) => name)),
-    ...foldedTensors(block),
-  ])
-  const parts = [...plan.linears, ...plan.passed].filter(({ name }) => names.has(name))
-  return parts.every(({ name }) => output.earlier.has(name))
+/** Whether nothing of a block is left to do. What its transform was is not kept, and found again. */
+const isFinished = (run: Run, { stages }: Block): boolean => {
+  const linears = stages.flatMap(plannedOf(run))
+  return !run.scaled && linears.every(({ name }) => run.output.earlier.has(name))
 }
 
 /** One pass over the unquantized model; each block is quantized when all its taps have been seen. */
 export const quantizeBehindPass = async (run: Run, sample: CalibrationSample): Promise<void> => {
-  if (allFinished(run) && run.plan.model!.blocks.every(block => isFinished(run, block))) return
+  if (allFinished(run) && !run.scaled) return
   let seen = new Map<Stage, Seen>()
   await runPass(run, sample, run.source, engine => ({
     known: stage => {
@@ -164,7 +159,7 @@ export const quantizeBehindPass = async (run: Run, sample: CalibrationSample): P
 
 /** From statistics on disk: nothing is run. */
 export const quantizeFromFile = async (run: Run, file: StatisticsFile): Promise<void> => {
-  if (allFinished(run) && run.plan.model!.blocks.every(block => isFinished(run, block))) return
+  if (allFinished(run) && !run.scaled) return
   await withEngine(run, async engine => {
     for (const block of run.plan.model!.blocks) {
       run.context.signal.throwIfAborted()
