@@ -249,6 +249,9 @@ export type Grid = UniformGrid | LevelGrid
 /** How the range of a group is chosen: as it is; shrunk by what its weights lose least by; or by what its outputs lose least by. */
 export type ClipName = 'minmax' | 'mse' | 'awq'
 
+/** Where scales of quantized inputs come from: each token as it comes; or stored, from what the tap saw (quantize/static-scale.ts). */
+export type ActivationObserver = 'dynamic' | 'minmax' | 'mse' | 'percentile'
+
 /** A change of the model's weights that leaves its function as it is (src/transform). */
 export type TransformName = 'none' | 'awq' | 'smoothquant'
 

@@ -243,7 +243,7 @@ const groupsAlong = (group: Group, inputs: number): number =>
 
 /** What a recipe declares of inputs. */
 export const activationScheme = (
-  { activations, symmetric }: Pick<Recipe, 'activations' | 'symmetric'>,
+  { activations, activationScales, symmetric }: Pick<Recipe, 'activations' | 'activationScales' | 'symmetric'>,
   group: Group,
 ): ActivationScheme | undefined =>
   activations === null
@@ -251,8 +251,8 @@ export const activationScheme = (
     : {
         grid: activations,
         symmetric: activations === 'int8' ? symmetric : true,
-        granularity: group === 'block' ? 128 : 'token',
-        dynamic: true,
+        granularity: group === 'block' ? 128 : activationScales === 'dynamic' ? 'token' : 'tensor',
+        dynamic: activationScales === 'dynamic',
       }
 
 /** @throws QuantizeError unsupported: a group that does not divide, bad-option: bits that the grid does not have */

@@ -1,4 +1,5 @@
 import type {
+  ActivationObserver,
   ActOrder,
   Bits,
   ClipName,
@@ -35,6 +36,7 @@ export interface Recipe {
   readonly overrides: readonly Override[]
   /** How the runtime is to quantize what linears read, each token by itself. */
   readonly activations: 'int8' | 'fp8' | null
+  readonly activationScales: ActivationObserver
   /** Dtype of tensors that stay unquantized; null: as they are. */
   readonly restDtype: WeightDtype | null
   /** Where the group does not divide a linear's inputs: the largest divisor not above it, instead of an error. */
@@ -42,7 +44,7 @@ export interface Recipe {
   /** Before rounding. */
   readonly transform: TransformName
   /** Its strength, of SmoothQuant. */
-  readonly alpha: number
+  readonly alpha: number | 'search'
   readonly clip: ClipName
   readonly rounding: Method['rounding']
   readonly actOrder: ActOrder
@@ -98,12 +100,13 @@ export interface RecipeRequest {
   readonly exclude?: readonly string[]
   readonly overrides?: readonly Override[]
   readonly activations?: 'int8' | 'fp8' | 'none'
+  readonly activationScales?: ActivationObserver
   readonly restDtype?: WeightDtype
   readonly symmetric?: boolean
   readonly group?: Group
   readonly groupFallback?: boolean
   readonly transform?: TransformName
-  readonly alpha?: number
+  readonly alpha?: number | 'search'
   readonly stats?: string
   readonly clip?: ClipName
   readonly actOrder?: ActOrder
@@ -211,6 +214,29 @@ const checkParts = (
       if (request.explicit?.has(key)) refuse(`--${key === 'seqLen' ? 'seq-len' : key} has no effect with --stats`)
 }
 
+/** @throws QuantizeError bad-option for stored scales of inputs that cannot be */
+const checkStatic = (
+  { stats }: RecipeRequest,
+  {
+    activations,
+    activationScales,
+    transform,
+    group,
+    rounding,
+  }: Pick<Recipe, 'activations' | 'activationScales' | 'transform' | 'group' | 'rounding'>,
+): void => {
+  if (activationScales === 'dynamic') return
+  const flag = `--activation-scales ${activationScales}`
+  if (!activations) refuse(`${flag} is of quantized inputs; give --activations int8 or fp8, or leave it out`)
+  if (group === 'block') refuse(`${flag}: with --group block inputs have scales of their own; use dynamic`)
+  if (activationScales === 'minmax') return
+  if (activations === 'fp8') refuse(`${flag}: FP8 loses nothing to a wide range; use minmax`)
+  if (transform !== 'none' && (stats !== undefined || rounding === 'nearest'))
+    refuse(
+      `${flag} looks at the histogram of inputs, which --transform ${transform} changes after they were seen; use minmax, or --method gptq without --stats`,
+    )
+}
+
 /**
  * Fills in a request: from what the grid settles, then from what the format prefers, then from the method's preset.
  * @throws QuantizeError bad-option when method or format are unknown, or cannot use what was asked
@@ -239,7 +265,9 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     asked === 'none' ? null : (asked ?? (facts.defaults?.embedding ? bits : null))
   const transform = request.transform ?? method.transform
   const clip = request.clip ?? method.clip
-  const needsData = needsText({ rounding: method.rounding, transform, clip })
+  const activations = request.activations === 'none' ? null : (request.activations ?? method.activations)
+  const activationScales = request.activationScales ?? method.activationScales
+  const needsData = needsText({ rounding: method.rounding, transform, clip, activationScales })
   const feedback = method.rounding !== 'nearest'
   const refine = request.refine ?? (feedback ? facts.defaults?.refine : undefined) ?? method.refine
   if (refine === 'cd' && actOrder === 'g_idx')
@@ -247,6 +275,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const correct =
     request.correct ?? (feedback && !request.stats ? facts.defaults?.correct : undefined) ?? method.correct
   checkParts(request, { transform, clip, actOrder, group, correct }, chosen)
+  checkStatic(request, { activations, activationScales, transform, group, rounding: method.rounding })
   return {
     method: method.name,
     grid,
@@ -258,7 +287,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     include: request.include ?? [],
     exclude: request.exclude ?? [],
     overrides: request.overrides ?? [],
-    activations: request.activations === 'none' ? null : (request.activations ?? method.activations),
+    ...{ activations, activationScales },
     restDtype: request.restDtype ?? null,
     groupFallback: request.groupFallback ?? false,
     transform,
@@ -317,6 +346,7 @@ export const conversionRecipe = (request: ConversionRequest, typical: LinearSche
     method: 'convert',
     ...{ grid, bits, symmetric, group, actOrder, format, lossy, restDtype, unfit, shardBytes },
     ...{ headBits: null, embedBits: null, include: [], exclude: [], overrides: [], activations: null },
+    activationScales: 'dynamic',
     ...{
       groupFallback: false,
       transform: 'none',

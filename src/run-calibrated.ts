@@ -8,6 +8,8 @@ import { createEngine, type Engine } from './engine/ort/session.ts'
 import { createSpill } from './engine/ort/spill.ts'
 import type { PlannedLinear } from './plan.ts'
 import { feedbackRounding, nearestRounding } from './quantize/stage-rounding.ts'
+import { withStaticScale } from './quantize/static-scale.ts'
+import type { Recipe } from './recipe.ts'
 import { finishLinear, type Run, roundLinear, storedWeight, takeFinished } from './run-linear.ts'
 import { dividedStatistics, transformBlock } from './run-transform.ts'
 
@@ -57,7 +59,7 @@ const quantizeStage = async (
       ? await feedbackRounding(engine, kernels, statistics, plan.recipe, tap, unclipped)
       : nearestRounding(engine, kernels, statistics, plan.recipe, unclipped)
   try {
-    for (const linear of plannedOf(run)(stage)) {
+    for (const linear of plannedOf(run)(stage).map(planned => withInputScale(planned, statistics, plan.recipe))) {
       const kept = takeFinished(run, linear)
         ? undefined
         : await finishLinear(run, linear, rounding, await roundLinear(run, linear, rounding), outputs)
@@ -69,11 +71,29 @@ const quantizeStage = async (
   return replaced
 }
 
+/** What a recipe needs to know of taps beside their Gram matrices. */
+const collectedFor = ({ transform, activationScales }: Recipe): ReadonlySet<StatisticName> =>
+  new Set<StatisticName>([
+    ...(transform !== 'none' || activationScales !== 'dynamic' ? ['channels' as const] : []),
+    ...(activationScales === 'mse' || activationScales === 'percentile' ? ['histogram' as const] : []),
+  ])
+
+/** With the scale of its input, where the output stores one. */
+const withInputScale = (linear: PlannedLinear, statistics: Statistics, { activationScales }: Recipe): PlannedLinear => {
+  const { scheme } = linear
+  const { activations, dtype } = scheme
+  if (!activations || activationScales === 'dynamic') return linear
+  return {
+    ...linear,
+    scheme: { ...scheme, activations: withStaticScale(activations, statistics, activationScales, dtype) },
+  }
+}
+
 const passOptions = (run: Run, spill: PassOptions['spill']): PassOptions => ({
   spill,
   drift: run.plan.recipe.correct > 0,
   zeroNonFinite: run.plan.recipe.nonfinite === 'zero',
-  ...(run.scaled ? { collect: new Set<StatisticName>(['channels']) } : {}),
+  collect: collectedFor(run.plan.recipe),
   onChunk(block, stage, _done, of) {
     run.context.signal.throwIfAborted()
     run.meter.chunk(block, stage, of)

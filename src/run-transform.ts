@@ -100,13 +100,20 @@ export const transformBlock = async (
   return divided
 }
 
-/** Statistics of the tap divided by factors: exact. */
+/** Statistics of the tap divided by factors: exact, but for the histogram, which cannot follow. */
 export const dividedStatistics = (statistics: Statistics, factors: Float32Array | undefined): Statistics => {
   if (!factors) return statistics
-  const { count, gram } = statistics
+  const { count, gram, channels } = statistics
   const n = factors.length
   const inverse = factors.map(factor => 1 / factor)
   const divided = multiplyColumns(gram.slice(), inverse)
   for (let row = 0; row < n; row++) for (let i = 0; i < n; i++) divided[row * n + i] *= inverse[row]
-  return { count, gram: divided }
+  const over = (values: Float32Array): Float32Array => values.map((value, i) => value / factors[i])
+  if (!channels) return { count, gram: divided }
+  const { mean, absMean, low, high } = channels
+  return {
+    count,
+    gram: divided,
+    channels: { mean: over(mean), absMean: over(absMean), low: over(low), high: over(high) },
+  }
 }

@@ -2,7 +2,7 @@
  * The one table of options: commander, the help text, the defaults and docs/cli.md are made from it. What depends on the method
  * has no default here; the presets of src/method give it, and the help shows theirs.
  */
-import type { ActOrder, ClipName, Refinement, TransformName } from '../contracts.ts'
+import type { ActivationObserver, ActOrder, ClipName, Refinement, TransformName } from '../contracts.ts'
 import { formatNames } from '../format/index.ts'
 import { gridNames, gridPresets } from '../method/grids.ts'
 import { type Method, type MethodName, methods, needsText } from '../method/index.ts'
@@ -155,10 +155,10 @@ export const optionTable = {
       help: 'before rounding, weights scaled against their producers, the same function as before: by searched scales (awq), or so that activations lose their outliers (smoothquant)',
     },
   ),
-  alpha: optional(fraction, '0.5', {
+  alpha: optional(either(fraction, 'search'), '0.5', {
     flag: 'alpha',
     aliases: ['smoothing-strength'],
-    help: 'of smoothquant: how much of the range of activations moves into weights, from 0 to 1',
+    help: 'of smoothquant: how much of the range of activations moves into weights, from 0 to 1; or the best for each input, by its error (search)',
   }),
   clip: optional(
     oneOf<ClipName>('minmax', 'mse', 'awq'),
@@ -232,6 +232,14 @@ export const optionTable = {
     flag: 'activations',
     help: 'declare that the runtime quantizes what linears read, each token by its own scale (compressed-tensors)',
   }),
+  activationScales: withDefault(
+    oneOf<ActivationObserver>('dynamic', 'minmax', 'mse', 'percentile'),
+    'dynamic' as ActivationObserver,
+    {
+      flag: 'activation-scales',
+      help: 'of quantized inputs: a scale for each token as it comes, or one stored for the tensor: from the extremes of calibration text, by least squared error, or over 99.99 % of the values',
+    },
+  ),
   restDtype: optional(weightDtype, 'as they are', {
     flag: 'dtype',
     help: 'dtype of the tensors that stay unquantized',
@@ -388,7 +396,16 @@ export const commandTable = {
         'refine',
         'format',
       ] as const),
-      ...(['headBits', 'embedBits', 'include', 'exclude', 'overrides', 'activations', 'restDtype'] as const),
+      ...([
+        'headBits',
+        'embedBits',
+        'include',
+        'exclude',
+        'overrides',
+        'activations',
+        'activationScales',
+        'restDtype',
+      ] as const),
       ...([
         'groupFallback',
         'unfit',

@@ -2,7 +2,7 @@
  * Presets: a name for clip × grid × granularity × rounding × format. A preset says every choice, so that the report can print it
  * and a flag can replace one.
  */
-import type { ActOrder, Bits, ClipName, Group, Refinement, TransformName } from '../contracts.ts'
+import type { ActivationObserver, ActOrder, Bits, ClipName, Group, Refinement, TransformName } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 
 export interface Method {
@@ -18,8 +18,9 @@ export interface Method {
   readonly group: Group
   readonly transform: TransformName
   /** Of SmoothQuant: how much of the activations' range moves into the weights, 0 … 1. */
-  readonly alpha: number
+  readonly alpha: number | 'search'
   readonly activations: 'int8' | null
+  readonly activationScales: ActivationObserver
   readonly clip: ClipName
   readonly rounding: 'nearest' | 'gptq'
   readonly actOrder: ActOrder
@@ -39,11 +40,12 @@ export interface Parts {
   readonly rounding: Method['rounding']
   readonly transform: TransformName
   readonly clip: ClipName
+  readonly activationScales: ActivationObserver
 }
 
 /** Whether these parts work from what the model's taps see. */
-export const needsText = ({ rounding, transform, clip }: Parts): boolean =>
-  rounding === 'gptq' || transform !== 'none' || clip === 'awq'
+export const needsText = ({ rounding, transform, clip, activationScales }: Parts): boolean =>
+  rounding === 'gptq' || transform !== 'none' || clip === 'awq' || activationScales !== 'dynamic'
 
 /** What most presets have in common. */
 const plain = {
@@ -53,6 +55,7 @@ const plain = {
   transform: 'none',
   alpha: 0.5,
   activations: null,
+  activationScales: 'dynamic',
   clip: 'minmax',
   rounding: 'nearest',
   actOrder: 'none',

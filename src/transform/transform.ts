@@ -15,7 +15,7 @@ export interface TapToScale {
     readonly weights: Float32Array
   }[]
   /** Strength of the transform, where it has one (`--alpha`). */
-  readonly alpha: number
+  readonly alpha: number | 'search'
   /**
    * Σ over the linears of tr(ΔW G ΔWᵀ), ΔW the error of the weights, in the unscaled model, when they are rounded to nearest after the
    * columns were multiplied by the factors.

@@ -1,6 +1,9 @@
 /** Scaled models from the command line: awq, smoothquant and their compositions. */
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { readWeight } from '../../src/checkpoint/read-weight.ts'
+import { loadModel } from '../../src/evaluate/load-model.ts'
+import { nodeFiles } from '../../src/io/files.ts'
 import type { Report } from '../../src/report/schema.ts'
 import { hashesOf, quantizeTo, quick, readConfig, readReport, run, tinyLlama } from '../helpers/command-line.ts'
 import { attempt, contentOf, failing, runOnce } from '../helpers/faults.ts'
@@ -116,6 +119,62 @@ describe('--method smoothquant', () => {
     for (const { exponent, via, reason } of transforms)
       expect([exponent, via]).toEqual(reason === null ? [0.5, 'norm'] : [null, null])
     expect((await perplexity(output)) / (await perplexity(tinyLlama))).toBeCloseTo(1, 1)
+  })
+})
+
+describe('stored scales of inputs', () => {
+  const w8a8 = ['--method', 'rtn', '--bits', '8', '--activations', 'int8'] as const
+
+  it.each([
+    [[...w8a8, '--activation-scales', 'minmax']],
+    [[...w8a8, '--activation-scales', 'percentile']],
+    [['--method', 'smoothquant', '--activation-scales', 'minmax', '--alpha', 'search']],
+    [
+      [
+        '--method',
+        'gptq',
+        '--bits',
+        '8',
+        '--activations',
+        'int8',
+        '--activation-scales',
+        'mse',
+        '--format',
+        'compressed-tensors',
+      ],
+    ],
+    [['--method', 'rtn', '--grid', 'fp8', '--activations', 'fp8', '--activation-scales', 'minmax']],
+  ])('%s: are read by eval, and near full precision', async given => {
+    const output = fresh()
+    await quantizeTo(output, tinyLlama, ...given, ...quick, '--calib', held)
+    const { stdout } = await run('eval', output, '--text', held, '--windows', '8', '--seq-len', '128', '--json')
+    const { perplexity: found, activations } = JSON.parse(stdout)
+    expect(activations[0]).toMatch(/:sym,tensor,static$/)
+    expect(found / (await perplexity(tinyLlama))).toBeCloseTo(1, 0)
+    expect((await run('verify', output, '--source', tinyLlama)).code).toBe(0)
+  })
+
+  it('of a scaled model follow its factors', async () => {
+    const scales = async (...more: readonly string[]) => {
+      const output = fresh()
+      await quantizeTo(output, tinyLlama, '--activation-scales', 'minmax', ...more, ...quick, '--calib', held)
+      const { checkpoint } = loadModel(output, nodeFiles)
+      const found = readWeight(checkpoint, { tensor: 'model.layers.0.self_attn.q_proj.input_scale' }).data[0]
+      checkpoint.close()
+      return found
+    }
+    const plain = await scales(...w8a8)
+    const smooth = await scales('--method', 'smoothquant', '--alpha', '0.8')
+    expect(smooth).toBeLessThan(plain / 2)
+  })
+
+  it.each([
+    [['--activation-scales', 'minmax'], 'is of quantized inputs'],
+    [['--method', 'smoothquant', '--activation-scales', 'mse'], 'changes after they were seen'],
+    [['--method', 'rtn', '--grid', 'fp8', '--activations', 'fp8', '--activation-scales', 'mse'], 'use minmax'],
+  ] as const)('%s is refused', async (given, message) => {
+    const { code, stderr } = await run(tinyLlama, ...given, '-o', fresh())
+    expect([code, stderr]).toEqual([2, expect.stringContaining(message)])
   })
 })
 

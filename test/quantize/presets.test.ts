@@ -18,9 +18,14 @@ describe('methods', () => {
   it('need text where errors are fed back, scales searched or clips by outputs', () => {
     const data = Object.values(methods).filter(needsText)
     expect(data.map(({ name }) => name)).toEqual(['gptq', 'awq', 'smoothquant'])
-    const parts = { rounding: 'nearest', transform: 'none', clip: 'minmax' } as const
+    const parts = { rounding: 'nearest', transform: 'none', clip: 'minmax', activationScales: 'dynamic' } as const
     expect(needsText(parts)).toBe(false)
-    for (const one of [{ rounding: 'gptq' }, { transform: 'smoothquant' }, { clip: 'awq' }] as const)
+    for (const one of [
+      { rounding: 'gptq' },
+      { transform: 'smoothquant' },
+      { clip: 'awq' },
+      { activationScales: 'minmax' },
+    ] as const)
       expect(needsText({ ...parts, ...one })).toBe(true)
   })
 

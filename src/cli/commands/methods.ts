@@ -8,14 +8,22 @@ import type { MethodsOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
 
 /** A linear like most, as a recipe would quantize it. */
-const usualScheme = ({ grid, bits, symmetric, group, actOrder, activations }: Recipe): LinearScheme => {
+const usualScheme = ({
+  grid,
+  bits,
+  symmetric,
+  group,
+  actOrder,
+  activations,
+  activationScales,
+}: Recipe): LinearScheme => {
   const shape = { out: 4096, in: 4096 }
   const settled = group === 'implied' ? 'channel' : group
   return {
     ...{ name: 'example', role: 'linear', dtype: 'BF16', grid, bits, symmetric, actOrder, ...shape },
     group: settled,
     groups: typeof settled === 'number' ? shape.in / settled : 1,
-    activations: activationScheme({ activations, symmetric }, settled),
+    activations: activationScheme({ activations, activationScales, symmetric }, settled),
   }
 }
 

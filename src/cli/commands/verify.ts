@@ -19,5 +19,5 @@ const verificationText = (model: string, { files, linears, kept }: Verification)
     `${model}: ${files} files are as the report says`,
     ...(linears === null
       ? []
-      : [`${linears} linears have the errors of the report, ${kept} tensors are those of the source, bit for bit`]),
+      : [`${linears} linears have the errors of the report, ${kept} tensors are what the source gives, bit for bit`]),
   ].join('\n')
