@@ -33,7 +33,7 @@ const readers = {
 } as const
 
 export interface Case extends Scheme {
-  readonly method: 'rtn' | 'gptq'
+  readonly method: 'rtn' | 'gptq' | 'awq' | 'smoothquant'
   /** Options beyond those of the scheme. */
   readonly more: readonly string[]
   /** Windows that are scored at least: of models whose runtime rounds activations, where values that go to another code move the perplexity. */
@@ -92,6 +92,9 @@ const compressedTensorsCases = (): Case[] => {
     symmetric({ ...int8, more: '--activations int8', windows: 40 }),
     symmetric({ grid: 'fp8', ...int8 }),
     symmetric({ grid: 'fp8', ...int8, more: '--activations fp8' }),
+    symmetric({ ...int8, more: '--activations int8 --activation-scales minmax', windows: 40 }),
+    symmetric({ ...int8, method: 'smoothquant', windows: 40 }),
+    symmetric({ grid: 'fp8', ...int8, more: '--activations fp8 --activation-scales minmax' }),
     symmetric({ grid: 'fp8', bits: 8, group: 'tensor' }),
     symmetric({ grid: 'fp8', bits: 8, group: 'block' }),
     symmetric({ grid: 'nvfp4', group: 16 }),
@@ -102,7 +105,12 @@ const compressedTensorsCases = (): Case[] => {
 
 const awqCases = (): Case[] => {
   const awq = cases('awq', readers.awq)
-  return [...each([32, 64, 128], group => [awq({ group, symmetric: false })]), awq({})]
+  return [
+    ...each([32, 64, 128], group => [awq({ group, symmetric: false })]),
+    awq({}),
+    awq({ method: 'awq', symmetric: false }),
+    awq({ method: 'gptq', symmetric: false, more: '--transform awq --clip mse' }),
+  ]
 }
 
 const hqqCases = (): Case[] => {

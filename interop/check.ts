@@ -105,7 +105,8 @@ const failed = (facts: Facts, error: unknown): Row => {
 
 const optionsOf = (wanted: Case, { samples, seqLen, unfit }: Settings): string[] => {
   const { format, bits, grid, group, symmetric, method, more } = wanted
-  const data = method === 'gptq' ? ['--samples', samples, '--seq-len', seqLen] : []
+  const reads = method !== 'rtn' || more.includes('--activation-scales')
+  const data = reads ? ['--samples', samples, '--seq-len', seqLen] : []
   const width = grid === 'int' ? ['--bits', String(bits), symmetric ? '--sym' : '--asym'] : []
   const groups = group === 'implied' ? [] : ['--group', String(group)]
   const settled = format.startsWith('gguf') // types settle the rest

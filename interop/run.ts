@@ -59,7 +59,8 @@ const checksOf = function* (models: readonly Model[], options: Options, settings
   for (const model of models) {
     if (options.peers === undefined) {
       for (const wanted of everyCase)
-        if (asked(wanted.format, wanted.grid, `${wanted.bits}bit`)) yield checkCase(model, wanted, settings)
+        if (asked(wanted.format, wanted.grid, `${wanted.bits}bit`, wanted.method, ...wanted.more))
+          yield checkCase(model, wanted, settings)
     } else {
       const parent = resolve(options.peers)
       for (const name of readdirSync(parent).sort())
@@ -99,7 +100,7 @@ new Command('interop')
   .option('--c <python>', 'llm-compressor')
   .option(
     '--only <word>',
-    'only cases whose format, grid or width (4bit) has this word; may be given again',
+    'only cases whose format, grid, width (4bit), method or options have this word; may be given again',
     collect,
     [],
   )
