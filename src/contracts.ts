@@ -250,7 +250,8 @@ export type Grid = UniformGrid | LevelGrid
 export type ClipName = 'minmax' | 'mse' | 'awq'
 
 /** Where scales of quantized inputs come from: each token as it comes; or stored, from what the tap saw (quantize/static-scale.ts). */
-export type ActivationObserver = 'dynamic' | 'minmax' | 'mse' | 'percentile'
+export type ActivationObserver = 'dynamic' | StaticObserver
+export type StaticObserver = 'minmax' | 'mse' | 'percentile'
 
 /** A change of the model's weights that leaves its function as it is (src/transform). */
 export type TransformName = 'none' | 'awq' | 'smoothquant'

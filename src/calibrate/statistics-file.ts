@@ -5,7 +5,7 @@
  *   <linear>.histogram  F64 [4096]           how many values have each 12 leading bits of float32
  * and in the metadata, as JSON, what they are of.
  */
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
 import { planFile } from '../checkpoint/shard-plan.ts'
@@ -18,6 +18,7 @@ import { allFinite } from '../finite.ts'
 import type { Files } from '../io/files.ts'
 import { parseJson } from '../io/parse-json.ts'
 import { printable } from '../io/printable.ts'
+import { hashFile } from '../io/whole-file.ts'
 import { calibrationSchema } from '../report/schema.ts'
 import { histogramBins } from './channels.ts'
 import { calibratedPass, type PassOptions, type Visitor } from './pass.ts'
@@ -194,6 +195,10 @@ export const openStatistics = (path: string, files: Files): StatisticsFile => {
     throw error
   }
 }
+
+/** SHA-256 of the weight files, by name: what a model is known by. */
+export const weightHashes = ({ folder, files: names }: Checkpoint, files: Files): Readonly<Record<string, string>> =>
+  Object.fromEntries(names.map(name => [name, hashFile(join(folder, name), files).sha256]))
 
 /**
  * @param model SHA-256 of each weight file of the model that is to be quantized, by base name

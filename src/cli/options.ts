@@ -284,7 +284,7 @@ export const optionTable = {
   stats: optional(path('<file>'), 'none', {
     flag: 'stats',
     aliases: ['statistics'],
-    help: 'statistics that calibrate wrote, of this model: no text is run; with a method that needs none, the report then has output errors',
+    help: 'statistics of this model that calibrate wrote. quantize: run no text; with a method that needs none, the report then has output errors',
   }),
   calib: withDefault(calibrationText, defaults.calib, {
     flag: 'calib',
@@ -323,7 +323,7 @@ export const optionTable = {
   windows: withDefault(wholeNumber(1, 1_000_000), 8, { flag: 'windows', help: 'windows of the text, from its start' }),
   activationScheme: optional(either(activationScheme, 'none'), 'as the checkpoint declares, or its runtime does', {
     flag: 'activations',
-    help: 'quantize what the linears of blocks read: int8, int4, fp8, nvfp4, mxfp4 or mxfp8; after a colon sym or asym, and token, tensor (a scale a sequence) or group=N, as in int8:asym,tensor; none: leave it as it is, the head too',
+    help: 'quantize what the linears of blocks read: int8, int4, fp8, nvfp4, mxfp4 or mxfp8; after a colon sym or asym, and token, tensor (a scale a sequence), group=N or static (one scale, from --stats; static=mse, static=percentile), as in int8:asym,tensor; none: leave it as it is, the head too',
   }),
   outliers: optional(threshold, 'none', {
     flag: 'outliers',
@@ -468,7 +468,7 @@ export const commandTable = {
     summary: 'perplexity of a text, and how near a reference model is',
     argument: 'a folder, quantized or not',
     options: [
-      ...(['text', 'seqLen', 'windows', 'reference', 'activationScheme', 'outliers'] as const),
+      ...(['text', 'seqLen', 'windows', 'reference', 'activationScheme', 'stats', 'outliers'] as const),
       ...(['threads', 'json', 'quiet', 'verbose'] as const),
     ],
   },

@@ -69,7 +69,7 @@ export function parse(args: readonly string[], readText: ReadText = readConfigTe
   // `values` was filled from the same table that OptionsOf is derived from.
   const job = { command, options: { ...models, explicit, ...values } } as unknown as Job
   if (job.command === 'quantize') checkUse(job.options)
-  if (job.command === 'eval') checkOutliers(job.options)
+  if (job.command === 'eval') checkEval(job.options)
   return job
 }
 
@@ -136,6 +136,20 @@ const checkUse = ({ method: name, explicit, transform, clip, activationScales }:
     const reason = needs && idleReason[needs](method)
     if (reason) throw usage(`--${flag} has no effect with --method ${name} (${reason}); leave it out`)
   }
+}
+
+/** Options of eval that have an effect only beside others. */
+const checkEval = (options: EvalOptions): void => {
+  checkOutliers(options)
+  checkStats(options)
+}
+
+const checkStats = ({ activationScheme, stats }: EvalOptions): void => {
+  const isStatic = typeof activationScheme === 'object' && !activationScheme.dynamic
+  if (isStatic && stats === undefined)
+    throw usage('--activations …:static takes its scales from statistics of the model; give --stats too')
+  if (!isStatic && stats !== undefined)
+    throw usage('--stats gives scales to --activations int8:static; without that it has no effect: leave it out')
 }
 
 const checkOutliers = ({ activationScheme, outliers }: EvalOptions): void => {

@@ -1,6 +1,6 @@
-import type { ActivationScheme, Bits, Group, WeightDtype } from '../contracts.ts'
+import type { ActivationScheme, Bits, Group, StaticObserver, WeightDtype } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
-import { ownGroups, schemeRefusal } from '../evaluate/activation-scheme.ts'
+import { type AskedScheme, ownGroups, schemeRefusal } from '../evaluate/activation-scheme.ts'
 import { typeNamed } from '../format/gguf.ts'
 import { gridNames } from '../method/grids.ts'
 import { nearestName } from '../nearest.ts'
@@ -201,33 +201,41 @@ export const override: ValueKind<readonly Override[]> = {
 
 const activationGrid = oneOf<ActivationScheme['grid']>('int8', 'int4', 'fp8', 'nvfp4', 'mxfp4', 'mxfp8')
 
-const activationParts: Readonly<Record<string, (value: string, flag: string) => Partial<ActivationScheme>>> = {
+const observer = oneOf<StaticObserver>('minmax', 'mse', 'percentile')
+
+const activationParts: Readonly<Record<string, (value: string, flag: string) => Partial<AskedScheme>>> = {
   sym: () => ({ symmetric: true }),
   asym: () => ({ symmetric: false }),
   token: () => ({ granularity: 'token' }),
   tensor: () => ({ granularity: 'tensor' }),
   group: (value, flag) => ({ granularity: wholeNumber(1, 2 ** 31).parse(value, flag) }),
+  static: (value = 'minmax', flag) => ({
+    granularity: 'tensor',
+    dynamic: false,
+    observer: observer.parse(value, flag),
+  }),
 }
 
+/** Whether a part takes a value, must have one, or must not. */
+const takesValue = (key: string, value: string | undefined): boolean =>
+  key === 'static' || (value !== undefined) === (key === 'group')
+
 /** How the inputs of linears are quantized as they come: `int8`, `int4:asym,group=128`, `fp8:tensor`, `nvfp4`. */
-export const activationScheme: ValueKind<ActivationScheme> = {
+export const activationScheme: ValueKind<AskedScheme> = {
   shown: '<scheme>',
   parse(text, flag) {
     const needed = 'a grid and its options, such as int8, int8:asym,tensor or int4:group=128,'
     const [, name, options] = /^([^:]*)(?::(.*))?$/s.exec(text)!
     const grid = activationGrid.parse(name, flag)
-    const read = (part: string): Partial<ActivationScheme> => {
+    const read = (part: string): Partial<AskedScheme> => {
       const [, key, value] = /^([^=:]*)(?:[=:](.*))?$/s.exec(part.trim().toLowerCase())!
-      const known = Object.hasOwn(activationParts, key) && (value === undefined) === (key !== 'group')
+      const known = Object.hasOwn(activationParts, key) && takesValue(key, value)
       if (!known) refuse(flag, text, needed, nearestName(key, Object.keys(activationParts)))
       return activationParts[key](value, flag)
     }
-    const usual: ActivationScheme = { grid, symmetric: true, granularity: ownGroups[grid] ?? 'token', dynamic: true }
-    const scheme: ActivationScheme = Object.assign(
-      usual,
-      ...(options === undefined ? [] : options.split(',').map(read)),
-    )
-    const refusal = schemeRefusal(scheme)
+    const usual: AskedScheme = { grid, symmetric: true, granularity: ownGroups[grid] ?? 'token', dynamic: true }
+    const scheme: AskedScheme = Object.assign(usual, ...(options === undefined ? [] : options.split(',').map(read)))
+    const refusal = schemeRefusal(scheme.dynamic ? scheme : { ...scheme, scale: 1 }) // its scale is found later
     if (refusal) throw new QuantizeError('bad-option', `--${flag} ${text}: ${refusal}`)
     return scheme
   },

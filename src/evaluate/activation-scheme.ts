@@ -1,6 +1,12 @@
 /** Schemes of activations: which there can be, how they are written, and whose they are in a model. */
-import type { ActivationScheme, Linear, Model } from '../contracts.ts'
+import type { ActivationScheme, Linear, Model, StaticObserver } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
+
+/** A scheme of --activations. */
+export interface AskedScheme extends ActivationScheme {
+  /** How its stored scales are found in statistics. */
+  readonly observer?: StaticObserver
+}
 
 /** Grids that come with a group of their own, as their runtimes have it. */
 export const ownGroups: Readonly<Partial<Record<ActivationScheme['grid'], number>>> = {
@@ -95,10 +101,21 @@ export interface Asked {
   readonly warning?: string
 }
 
-/** The model under a scheme of the linears of its blocks; `none`: of no linear, the head included. */
-export const withScheme = (model: Model, scheme: ActivationScheme | 'none'): Asked => {
+/**
+ * The model under a scheme of the linears of its blocks; `none`: of no linear, the head included.
+ * @param settle gives a scheme what a linear's input settles: the scale of a static one
+ */
+export const withScheme = (
+  model: Model,
+  scheme: ActivationScheme | 'none',
+  settle: (scheme: ActivationScheme, linear: Linear) => ActivationScheme = scheme => scheme,
+): Asked => {
   const none = scheme === 'none'
-  const asked = mapActivations(model, () => (none ? undefined : scheme), none ? undefined : model.head.activations)
+  const asked = mapActivations(
+    model,
+    linear => (none ? undefined : settle(scheme, linear)),
+    none ? undefined : model.head.activations,
+  )
   const declared = schemesOf(none ? model : { ...model, head: { ...model.head, activations: undefined } })
   const others = declared.filter(text => none || text !== schemeText(scheme))
   if (others.length === 0) return { model: asked }

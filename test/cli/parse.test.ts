@@ -41,6 +41,7 @@ describe('defaults', () => {
         exclude: undefined,
         overrides: [],
         activations: undefined,
+        activationScales: 'dynamic',
         restDtype: undefined,
         group: undefined,
         symmetric: undefined,
@@ -166,6 +167,19 @@ describe('values', () => {
     const read = (value: string) => parse(['eval', 'm', '--text', 't', '--activations', value])
     expect(read(text)).toMatchObject({ options: { activationScheme: scheme } })
     if (scheme !== 'none') expect(read(schemeText(scheme))).toEqual(read(text))
+  })
+
+  it.each([
+    ['int8:static', { symmetric: true, observer: 'minmax' }],
+    ['int8:asym,static=mse', { symmetric: false, observer: 'mse' }],
+    ['fp8:static=percentile', { grid: 'fp8', observer: 'percentile' }],
+  ])('eval --activations %s, with --stats', (text, scheme) => {
+    const args = ['eval', 'm', '--text', 't', '--activations', text]
+    expect(parse([...args, '--stats', 's'])).toMatchObject({
+      options: { activationScheme: { granularity: 'tensor', dynamic: false, ...scheme } },
+    })
+    expect(() => parse(args)).toThrow('give --stats too')
+    expect(() => parse(['eval', 'm', '--text', 't', '--stats', 's'])).toThrow('without that it has no effect')
   })
 
   it('keeps what the user gave apart from defaults', () =>

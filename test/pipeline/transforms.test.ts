@@ -154,6 +154,30 @@ describe('stored scales of inputs', () => {
     expect((await run('verify', output, '--source', tinyLlama)).code).toBe(0)
   })
 
+  it('in eval are those that the output stores', async () => {
+    const [stored, plain, stats] = [fresh(), fresh(), join(folder, 'in-eval.safetensors')]
+    const text = [...quick, '--calib', held] as const
+    const scored = ['--text', held, '--windows', '8', '--seq-len', '128', '--json'] as const
+    await quantizeTo(stored, tinyLlama, ...w8a8, '--activation-scales', 'minmax', '--dtype', 'f32', ...text)
+    await quantizeTo(plain, tinyLlama, '--method', 'rtn', '--bits', '8', '--group', 'channel', '--dtype', 'f32')
+    await run('calibrate', tinyLlama, ...text, '-o', stats)
+    const there = JSON.parse((await run('eval', stored, ...scored)).stdout)
+    const refused = await run('eval', plain, '--activations', 'int8:static', '--stats', stats, ...scored)
+    expect([refused.code, refused.stderr]).toEqual([3, expect.stringContaining('is of another model')])
+    const found = await Promise.all(
+      ['minmax', 'mse', 'percentile'].map(async observer => {
+        const given = ['--activations', `int8:static=${observer}`, '--stats', stats] as const
+        const { code, stdout, stderr } = await run('eval', tinyLlama, ...given, ...scored)
+        expect([code, stderr]).toEqual([0, expect.any(String)])
+        return JSON.parse(stdout).perplexity
+      }),
+    )
+    // the same rounding of inputs; weights of 8 bits beside the model's own
+    expect(found[0] / there.perplexity).toBeCloseTo(1, 1)
+    expect(found[0] / (await perplexity(tinyLlama))).toBeGreaterThan(1.02)
+    expect(new Set(found).size).toBe(3)
+  })
+
   it('of a scaled model follow its factors', async () => {
     const scales = async (...more: readonly string[]) => {
       const output = fresh()

@@ -1,9 +1,12 @@
 import { availableParallelism } from 'node:os'
+import { checkStatistics, openStatistics, tapName, weightHashes } from '../../calibrate/statistics-file.ts'
+import type { ActivationScheme, Linear, StaticObserver } from '../../contracts.ts'
 import { createEngine } from '../../engine/ort/session.ts'
 import { checkActivations, schemesOf, withScheme } from '../../evaluate/activation-scheme.ts'
 import { type Evaluation, evaluate, evaluationWindows } from '../../evaluate/evaluate.ts'
 import { type LoadedModel, loadModel } from '../../evaluate/load-model.ts'
 import { nodeFiles } from '../../io/files.ts'
+import { withStaticScale } from '../../quantize/static-scale.ts'
 import { readCorpus } from '../../text/corpus.ts'
 import { encodeDocuments } from '../../text/tokenizer.ts'
 import type { EvalOptions } from '../parse.ts'
@@ -16,13 +19,42 @@ const tokensOf = async ({ checkpoint, model }: LoadedModel, text: string): Promi
   return ids
 }
 
+/** Gives a static scheme the scale that the statistics of each input show. @throws QuantizeError bad-input for statistics of another model */
+const settling = (
+  { model, checkpoint }: LoadedModel,
+  observer: StaticObserver,
+  path: string,
+): ((scheme: ActivationScheme, linear: Linear) => ActivationScheme) => {
+  const file = openStatistics(path, nodeFiles)
+  try {
+    checkStatistics(file, model, weightHashes(checkpoint, nodeFiles))
+    const stages = model.blocks.flatMap(block => block.stages)
+    const seen = new Map(
+      stages.flatMap(stage => {
+        const statistics = file.read(tapName(stage), stage.width)
+        return stage.linears.map(({ name }) => [name, statistics] as const)
+      }),
+    )
+    return (scheme, { name }) => withStaticScale(scheme, seen.get(name)!, observer, 'F32')
+  } finally {
+    file.close()
+  }
+}
+
 /** The model under --activations, and what that sets aside. @throws QuantizeError unsupported for a scheme that cannot be */
 const asAsked = (
   loaded: LoadedModel,
-  { activationScheme, outliers }: Pick<EvalOptions, 'activationScheme' | 'outliers'>,
+  { activationScheme: asked, outliers, stats }: Pick<EvalOptions, 'activationScheme' | 'outliers' | 'stats'>,
 ): { readonly loaded: LoadedModel; readonly warning?: string } => {
-  const scheme = typeof activationScheme === 'object' && outliers ? { ...activationScheme, outliers } : activationScheme
-  const { model, warning } = scheme ? withScheme(loaded.model, scheme) : { model: loaded.model }
+  if (asked === undefined || asked === 'none') {
+    const { model, warning } = asked ? withScheme(loaded.model, asked) : { model: loaded.model }
+    checkActivations(model)
+    return { loaded: { ...loaded, model }, warning }
+  }
+  const { observer, ...given } = asked
+  const scheme = outliers ? { ...given, outliers } : given
+  const settle = observer && settling(loaded, observer, stats!)
+  const { model, warning } = withScheme(loaded.model, scheme, settle)
   checkActivations(model)
   return { loaded: { ...loaded, model }, warning }
 }
