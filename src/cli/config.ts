@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { nearestName } from '../nearest.ts'
-import { flagsOf } from './options.ts'
+import { commandTable, flagsOf, optionSpec } from './options.ts'
 
 /** One option as it would be typed: the flag without `--`, `_` as `-`; `value` where it takes one. */
 export interface Typed {
@@ -51,9 +51,17 @@ export const readConfig = (text: string, path: string): readonly Typed[] => {
       const nearest = nearestName(flag, names)
       throw wrong(`${printable(key)}: no such option; ${nearest ? `the nearest is ${nearest}` : 'see quantize --help'}`)
     }
+    if (value === false && takesValue(flag))
+      throw wrong(`${printable(key)}: false is no value of it; leave the line out`)
     return typedAs(flag, value)
   })
 }
+
+/** Whether an option, by any of its spellings, is more than a switch. */
+const takesValue = (flag: string): boolean =>
+  commandTable.quantize.options
+    .map(optionSpec)
+    .some(spec => spec.value !== undefined && (spec.flag === flag || spec.aliases?.includes(flag)))
 
 /** Only now: loading it at every start would cost each run 20 ms. */
 const loadYaml = (): typeof import('yaml') => createRequire(import.meta.url)('yaml')

@@ -51,6 +51,12 @@ override:
     expect({ command: 'quantize', options: options(text) }).toEqual(same)
   })
 
+  it('false switches a switch off, and is no value', () => {
+    expect(options('strict: false')).toMatchObject({ strict: false })
+    for (const line of ['bits: false', 'wbits: false', 'exclude: false'])
+      expect(refusal(line)).toContain('false is no value of it')
+  })
+
   it('may be JSON', () => {
     expect(options('{"bits": 3, "group": "channel"}')).toMatchObject({ bits: 3, group: 'channel' })
   })
