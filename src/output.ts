@@ -74,11 +74,11 @@ export const openOutput = (
   plan: Plan,
   checkpoint: Checkpoint,
   source: SourceFacts,
-  journal: Journal,
+  journal: Journal<Finished>,
   context: RunContext,
 ): Output => {
   const { files, progress } = context
-  const { folder } = journal
+  const { output: folder } = journal
   const { shards, notes } = layoutOf(plan, checkpoint, source, files)
   const isAlone = plan.format.facts.container === 'gguf' // one file holds all that its loaders read
   const beside: FolderFiles =
@@ -157,7 +157,7 @@ const checkSpace = (
 /** What the journal says is finished, as far as its data is still what was written. */
 const takeEarlier = (
   plan: Plan,
-  { earlier }: Journal,
+  { earlier }: Journal<Finished>,
   writer: ShardWriter,
   progress: RunContext['progress'],
 ): ReadonlyMap<string, Finished> => {

@@ -10,7 +10,15 @@ import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { QuantizeError } from './errors.ts'
 import { weightingsOf } from './gguf/weightings.ts'
 import { filesIn, hashFile } from './io/whole-file.ts'
-import { earlierInputs, type Journal, openJournal, partialFolder, takePublished } from './journal.ts'
+import {
+  earlierInputs,
+  type Finished,
+  type Journal,
+  modelRun,
+  openJournal,
+  partialFolder,
+  takePublished,
+} from './journal.ts'
 import { withLegacyRope } from './model/legacy-rope.ts'
 import { openOutput } from './output.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
@@ -64,10 +72,10 @@ export const runPlan = async (
     return parseReport(files.readText(join(output, reportName), maxReportBytes), join(output, reportName))
   }
   const stats = plan.recipe.stats === null ? undefined : openStatistics(plan.recipe.stats, files)
-  let journal: Journal | undefined
+  let journal: Journal<Finished> | undefined
   try {
     if (stats) checkStatistics(stats, plan.model!, weightHashes(inputs, checkpoint))
-    journal = openJournal(output, inputs, resume, files, clock)
+    journal = openJournal(modelRun, output, inputs, resume, files, clock)
     const report = await fillFolder(plan, checkpoint, sourceConfig, inputs, { sample, stats }, began, journal, context)
     checkUnchanged(inputs, checkpoint, files)
     context.signal.throwIfAborted()
@@ -104,7 +112,7 @@ const fillFolder = async (
   inputs: Inputs,
   { sample, stats }: Known,
   began: number,
-  journal: Journal,
+  journal: Journal<Finished>,
   context: RunContext,
 ): Promise<Report> => {
   const { files, clock, threads, progress } = context

@@ -12,7 +12,7 @@ import { dtypeBits } from '../../src/dtype/dtype.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { detectFormat } from '../../src/format/index.ts'
 import { inspectCheckpoint } from '../../src/inspect.ts'
-import { reopen } from '../../src/journal.ts'
+import { modelRun, reopen } from '../../src/journal.ts'
 import { buildModel } from '../../src/model/graph.ts'
 import { buildReport } from '../../src/report/build.ts'
 import { parseReport, reportJson } from '../../src/report/json.ts'
@@ -344,7 +344,7 @@ const journalParser: Parser = {
     for (const first of before) {
       const { files, largestRead } = memoryFiles({ 'm/journal': Buffer.from(`${first}${line}0123456789abcdef {`) })
       try {
-        const earlier = reopen('m', inputs, files)?.earlier ?? []
+        const earlier = reopen(modelRun, 'm', inputs, files)?.earlier ?? []
         expectThat(
           earlier.every(({ name }) => typeof name === 'string'),
           'records have names',
