@@ -66,14 +66,16 @@ const finishedSchema = partSchema.extend({
 /** What a run makes, and what its journal says of each finished part. */
 export interface RunKind<Part extends FinishedPart> {
   readonly makes: 'folder' | 'file'
+  /** What its parts are called. */
+  readonly parts: string
   readonly record: z.ZodType<Part>
 }
 
 /** A model: linears and the tensors beside them. */
-export const modelRun: RunKind<Finished> = { makes: 'folder', record: finishedSchema }
+export const modelRun: RunKind<Finished> = { makes: 'folder', parts: 'tensors and linears', record: finishedSchema }
 
 /** Statistics: taps. */
-export const statisticsRun: RunKind<FinishedPart> = { makes: 'file', record: partSchema }
+export const statisticsRun: RunKind<FinishedPart> = { makes: 'file', parts: 'inputs', record: partSchema }
 
 const headSchema = z.strictObject({ journal: z.literal(1), inputs: inputsSchema })
 const lockSchema = z.strictObject({ host: z.string(), pid: z.int().positive() })
@@ -93,6 +95,8 @@ const flushShare = 0.1
 export interface Journal<Part extends FinishedPart> {
   /** Where the output is written: the folder, or a file that is empty at first. */
   readonly output: string
+  /** What its parts are called. */
+  readonly parts: string
   /** A path for a file that is of no use after the run; free. */
   readonly temporary: string
   /** What earlier runs finished, by name. */
@@ -304,6 +308,7 @@ export const openJournal = <Part extends FinishedPart>(
   }
   return {
     output: path('output'),
+    parts: kind.parts,
     temporary: path('temporary'),
     earlier: new Map(earlier.map(record => [record.name, record])),
     makesDurable(sync) {

@@ -432,6 +432,7 @@ export const commandTable = {
       'seed',
       'threads',
       'overwrite',
+      'resume',
       'json',
       'quiet',
       'verbose',
