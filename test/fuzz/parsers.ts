@@ -26,6 +26,7 @@ import { imatrixParser } from './imatrix.ts'
 import { jsonNear } from './json-tree.ts'
 import { memoryFiles } from './memory-files.ts'
 import { safetensorsFile } from './safetensors.ts'
+import { statisticsParser } from './statistics.ts'
 
 export interface Parser {
   readonly name: string
@@ -424,6 +425,7 @@ export const parsers: readonly Parser[] = [
   formatsParser,
   ggufParser,
   imatrixParser,
+  statisticsParser,
   tokenizerParser,
   reportParser,
   journalParser,
