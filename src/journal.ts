@@ -272,6 +272,7 @@ export const openJournal = <Part extends FinishedPart>(
   files.makeFolder(partial)
   takeLock(partial, files)
   let opened: Opened<Part> | undefined
+  let starting = false
   try {
     opened = resume ? reopen(kind, partial, inputs, files) : undefined
     // where it was renamed and the rest not removed, the output was moved away since
@@ -279,10 +280,11 @@ export const openJournal = <Part extends FinishedPart>(
       opened.log.close()
       opened = undefined
     }
+    starting = !opened
     opened ??= start(kind.makes, partial, inputs, files)
     files.remove(path('temporary'))
   } catch (error) {
-    files.remove(path('lock'))
+    files.remove(starting ? partial : path('lock'))
     throw error
   }
   const { log, earlier } = opened
