@@ -263,6 +263,29 @@ describe('quantize --stats', () => {
     }
   })
 
+  it.each<[string, Uint8Array, RegExp]>([
+    ['cut off', fs.readFileSync(stats).subarray(0, -1), /bytes/],
+    ['no JSON', statisticsBytes('{'), /is not JSON/],
+    ['of another version', statisticsBytes({ ...soundFacts, statistics: 2 }), /no statistics of version 1/],
+    ['of negative counts', statisticsBytes({ ...soundFacts, counts: { 'a.q_proj': -1 } }), /version 1: counts/],
+    ['empty', new Uint8Array(), /lies\.safetensors/],
+  ])('is refused by every command that reads it when it is %s', async (_, bytes, says) => {
+    const path = join(folder, 'lies.safetensors')
+    fs.writeFileSync(path, bytes)
+    const [output, merged] = [fresh(), join(folder, 'lies-merged.safetensors')]
+    for (const args of [
+      [tinyLlama, '--method', 'rtn', '--group', '64', '--stats', path, '-o', output],
+      ['inspect', tinyLlama, '--stats', path],
+      ['calibrate', '--merge', stats, path, '-o', merged],
+    ]) {
+      const ended = await run(...args)
+      expect(ended.code).toBe(3)
+      expect(errorOf(ended)).toMatch(says)
+      expect(ended.stderr.trim().split('\n')).toHaveLength(1)
+    }
+    for (const path of [output, `${output}.partial`, merged, `${merged}.tmp`]) expect(fs.existsSync(path)).toBe(false)
+  })
+
   it('is refused when its values turn out untrue in the middle of a run, which keeps nothing of it', async () => {
     const bytes = fs.readFileSync(stats)
     bytes.writeFloatLE(Number.NaN, bytes.length - 4) // of the last tensor of the last tap by name
