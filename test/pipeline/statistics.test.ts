@@ -185,6 +185,14 @@ describe('quantize --stats', () => {
     expect(report.statistics).toMatchObject({ of: 'unquantized model', file: stats, texts: [{ tokensUsed: 512 }] })
   })
 
+  it('weighs the errors of the search for a range by the inputs', async () => {
+    const [without, with_] = [fresh(), fresh()]
+    const options = [tinyLlama, '--method', 'rtn', '--bits', '3', '--group', '64', '--clip', 'mse', '--format', 'gptq']
+    await quantizeTo(without, ...options)
+    await quantizeTo(with_, ...options, '--stats', stats)
+    expect(weightsOf(with_).equals(weightsOf(without))).toBe(false)
+  })
+
   it('gives gptq all it needs: the same bytes in two runs and on any number of threads', async () => {
     const options = [tinyLlama, '--group', '64', '--stats', stats]
     const reports = [
