@@ -2,7 +2,7 @@
  * Kills runs at random, lets them go on, and compares every byte with an uninterrupted run.
  *   npm run crash -- --kills 200 [--seed 0] [--model <folder>[=<options>]]...
  * Half of the kills come at a random moment (forward pass, rounding, start), half at a random file operation, some in the middle of a
- * write; a third of the runs are killed more than once. Without --model: fixtures/tiny-llama by rtn and by gptq.
+ * write; a third of the runs are killed more than once. Without --model: fixtures/tiny-llama by rtn and by gptq, and its statistics by calibrate.
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -21,6 +21,8 @@ const tiny = fileURLToPath(new URL('../fixtures/tiny-llama', import.meta.url))
 interface Trial {
   readonly name: string
   readonly args: readonly string[]
+  /** Of the output's name. */
+  readonly ending: string
 }
 
 interface Ended {
@@ -51,17 +53,15 @@ const run = async (args: readonly string[], env: Record<string, string>, killAft
   return ended
 }
 
+const hashOf = (file: string): string => createHash('sha256').update(fs.readFileSync(file)).digest('hex')
+
 /** Everything in an output that must not differ: hashes of files, and the report without times. */
 const contentOf = (folder: string): string => {
+  if (fs.statSync(folder).isFile()) return hashOf(folder)
   const hashes = fs
     .readdirSync(folder)
     .filter(name => name !== 'quantize-report.json')
-    .map(name => [
-      name,
-      createHash('sha256')
-        .update(fs.readFileSync(join(folder, name)))
-        .digest('hex'),
-    ])
+    .map(name => [name, hashOf(join(folder, name))])
   const report = reportSchema.parse(JSON.parse(fs.readFileSync(join(folder, 'quantize-report.json'), 'utf8')))
   const linears = report.linears.map(linear => ({ ...linear, seconds: 0 }))
   return JSON.stringify([hashes, { ...report, linears, totals: { ...report.totals, seconds: 0, peakMemoryBytes: 0 } }])
@@ -78,8 +78,13 @@ const randomFrom = (seed: number): (() => number) => {
   }
 }
 
-const crash = async ({ name, args }: Trial, kills: number, random: () => number, root: string): Promise<boolean> => {
-  const whole = join(root, 'whole')
+const crash = async (
+  { name, args, ending }: Trial,
+  kills: number,
+  random: () => number,
+  root: string,
+): Promise<boolean> => {
+  const whole = join(root, `whole${ending}`)
   const counts = join(root, 'count')
   const first = await run([...args, '-o', whole], { KILL_COUNT: counts })
   if (first.code !== 0) throw new Error(`${name}: ${first.stderr}`)
@@ -89,7 +94,7 @@ const crash = async ({ name, args }: Trial, kills: number, random: () => number,
   let same = 0
   let resumed = 0
   for (let trial = 0; done < kills; trial++) {
-    const output = join(root, `out${trial}`)
+    const output = join(root, `out${trial}${ending}`)
     const times = random() < 1 / 3 ? 1 + Math.ceil(random() * 2) : 1
     let died = 0
     for (let time = 0; time < times && done + died < kills; time++) {
@@ -147,11 +152,14 @@ const trials: Trial[] = (model.length > 0 ? model : [tiny]).flatMap(given => {
     {
       name: `${folder} rtn`,
       args: [folder, '--method', 'rtn', ...(has('--group') ? [] : ['--group', '64']), ...extra],
+      ending: '',
     },
     {
       name: `${folder} gptq`,
       args: [folder, '--method', 'gptq', ...(has('--group') ? [] : ['--group', '64']), ...quick, ...extra],
+      ending: '',
     },
+    { name: `${folder} calibrate`, args: ['calibrate', folder, ...quick], ending: '.safetensors' },
   ]
 })
 const root = fs.mkdtempSync(join(os.tmpdir(), 'quantize-crash-'))

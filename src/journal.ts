@@ -1,7 +1,7 @@
 /**
  * What makes a run resumable: the folder `<output>.partial` beside the output. In it lie
- *   output/   the files that are being written, which become the output by one rename;
- *   journal   what goes into the run, and then a record for each tensor that is finished (io/record-log.ts);
+ *   output    the folder or the file that is being written, which becomes the output by one rename;
+ *   journal   what goes into the run, and then a record for each part that is finished (io/record-log.ts);
  *   lock      the process that writes;
  *   temporary activations that do not fit into memory.
  * A record is written only after its data is durable, so that whatever the journal says can be taken over after any crash.
@@ -21,20 +21,25 @@ import { type Inputs, inputsSchema, whatChanged } from './run-inputs.ts'
 /** A finished linear without what its plan says. */
 export type FinishedFacts = Omit<LinearFacts, 'scheme' | 'tensor' | 'tensors'>
 
-/** A linear, or a tensor that goes along unchanged. */
-export interface Finished {
-  /** Of the linear or of the tensor. */
+/** A part of an output that is finished. */
+export interface FinishedPart {
   readonly name: string
   /** SHA-256 (lower-case hex) of each stored tensor, by name. */
   readonly tensors: Readonly<Record<string, string>>
+}
+
+/** A linear, or a tensor that goes along unchanged. */
+export interface Finished extends FinishedPart {
   /** null for a tensor that went along unchanged. */
   readonly facts: FinishedFacts | null
 }
 
 const amount = z.number().nonnegative()
-const recordSchema = z.strictObject({
+const partSchema = z.strictObject({
   name: z.string(),
   tensors: z.record(z.string(), z.string().regex(/^[0-9a-f]{64}$/)),
+})
+const finishedSchema = partSchema.extend({
   facts: z
     .strictObject({
       method: z.enum(['gptq', 'rtn', 'repack']),
@@ -57,6 +62,21 @@ const recordSchema = z.strictObject({
     })
     .nullable(),
 })
+
+/** What a run makes, and what its journal says of each finished part. */
+export interface RunKind<Part extends FinishedPart> {
+  readonly makes: 'folder' | 'file'
+  /** What its parts are called. */
+  readonly parts: string
+  readonly record: z.ZodType<Part>
+}
+
+/** A model: linears and the tensors beside them. */
+export const modelRun: RunKind<Finished> = { makes: 'folder', parts: 'tensors and linears', record: finishedSchema }
+
+/** Statistics: taps. */
+export const statisticsRun: RunKind<FinishedPart> = { makes: 'file', parts: 'inputs', record: partSchema }
+
 const headSchema = z.strictObject({ journal: z.literal(1), inputs: inputsSchema })
 const lockSchema = z.strictObject({ host: z.string(), pid: z.int().positive() })
 
@@ -72,22 +92,27 @@ const names = {
 /** A flush may take a tenth of the time, so that a run of many small linears does not wait for the disk at each. */
 const flushShare = 0.1
 
-export interface Journal {
-  /** Where the output's files are written. */
-  readonly folder: string
+export interface Journal<Part extends FinishedPart> {
+  /** Where the output is written: the folder, or a file that is empty at first. */
+  readonly output: string
+  /** What its parts are called. */
+  readonly parts: string
   /** A path for a file that is of no use after the run; free. */
   readonly temporary: string
   /** What earlier runs finished, by name. */
-  readonly earlier: ReadonlyMap<string, Finished>
+  readonly earlier: ReadonlyMap<string, Part>
   /** Says how written data is made durable: called before its records are. */
   makesDurable(sync: () => void): void
-  /** Notes a finished tensor; it is durable after the next flush, which comes by itself when it is worth it. */
-  finish(record: Finished): void
+  /** Notes a finished part; it is durable after the next flush, which comes by itself when it is worth it. */
+  finish(record: Part): void
   /** Makes all that is noted durable. */
   flush(): void
-  /** Gives the output its name, at once and complete, replacing what stands there if it may; the journal ends with it. */
+  /**
+   * Gives the output its name, at once and complete, replacing what stands there if it may; the journal ends with it.
+   * @throws QuantizeError bad-option for what stands there and may not be replaced
+   */
   publish(replace: boolean): void
-  /** Ends without an output: what is finished stays for the next run, if it is to be kept. Returns how many tensors and linears that is. */
+  /** Ends without an output: what is finished stays for the next run, if it is to be kept. Returns how many parts that is. */
   leave(keep: boolean): number
 }
 
@@ -132,13 +157,18 @@ const checkOurs = (partial: string, files: Files): void => {
 }
 
 /** What an earlier run left. */
-interface Opened {
+interface Opened<Part> {
   readonly log: RecordLog
-  readonly earlier: readonly Finished[]
+  readonly earlier: readonly Part[]
 }
 
 /** The journal of an earlier run; undefined when it died before its first record. @throws QuantizeError bad-option when its inputs were others */
-export const reopen = (partial: string, inputs: Inputs, files: Files): Opened | undefined => {
+export const reopen = <Part extends FinishedPart>(
+  { record }: RunKind<Part>,
+  partial: string,
+  inputs: Inputs,
+  files: Files,
+): Opened<Part> | undefined => {
   const path = join(partial, names.journal)
   if (!files.stat(path)) return undefined
   const { log, records } = openLog(path, files)
@@ -155,7 +185,7 @@ export const reopen = (partial: string, inputs: Inputs, files: Files): Opened | 
         'bad-option',
         `${printable(partial)} holds an unfinished run of other inputs (${changes.join('; ')}); --no-resume starts over, the earlier command finishes it`,
       )
-    const finished = z.array(recordSchema).safeParse(rest)
+    const finished = z.array(record).safeParse(rest)
     if (!finished.success)
       throw new QuantizeError('bad-input', `${printable(path)}: is damaged; --no-resume starts over`)
     return { log, earlier: finished.data }
@@ -165,13 +195,16 @@ export const reopen = (partial: string, inputs: Inputs, files: Files): Opened | 
   }
 }
 
-const start = (partial: string, inputs: Inputs, files: Files): Opened => {
-  files.remove(join(partial, names.output))
+/** Whoever finds a journal and no output takes it for published: the journal goes first and comes last. */
+const start = (makes: RunKind<never>['makes'], partial: string, inputs: Inputs, files: Files): Opened<never> => {
+  const output = join(partial, names.output)
   files.remove(join(partial, names.journal))
+  files.remove(output)
+  if (makes === 'folder') files.makeFolder(output)
+  else files.close(files.open(output, 'create'))
   const log = createLog(join(partial, names.journal), files)
   try {
     log.append([{ journal: 1, inputs }])
-    files.makeFolder(join(partial, names.output))
     files.syncFolder(partial)
     files.syncFolder(dirname(partial))
     return { log, earlier: [] }
@@ -188,7 +221,7 @@ export const earlierInputs = (output: string, files: Files): Inputs | undefined 
   return headSchema.safeParse(readLog(path, files)[0]).data?.inputs // without the lock: it may belong to a run under way
 }
 
-/** Whether the output is complete and only the end of its run was cut off: its folder was renamed, and its journal still stands. */
+/** Whether the output is complete and only the end of its run was cut off: it was renamed, and its journal still stands. */
 export const isPublished = (output: string, files: Files): boolean => {
   const partial = partialFolder(output)
   return (
@@ -209,34 +242,54 @@ export const takePublished = (output: string, inputs: Inputs, files: Files): boo
   return true
 }
 
+/** A file takes the place of another at once. */
+const publishFile = (partial: string, final: string, replace: boolean, files: Files): void => {
+  if (!replace && files.stat(final))
+    throw new QuantizeError(
+      'bad-option',
+      `${printable(final)} is there since the run began; move it, or give --overwrite`,
+    )
+  files.rename(partial, final)
+  files.syncFolder(dirname(final))
+}
+
 /**
  * Begins a run, or goes on with one that was cut off.
  * @param resume false: whatever an earlier run left is removed
  * @throws QuantizeError bad-option when the folder is in use, is not ours, or belongs to a run of other inputs
  */
-export const openJournal = (output: string, inputs: Inputs, resume: boolean, files: Files, clock: Clock): Journal => {
+export const openJournal = <Part extends FinishedPart>(
+  kind: RunKind<Part>,
+  output: string,
+  inputs: Inputs,
+  resume: boolean,
+  files: Files,
+  clock: Clock,
+): Journal<Part> => {
   const partial = partialFolder(output)
   const path = (name: keyof typeof names): string => join(partial, names[name])
   if (files.stat(partial)) checkOurs(partial, files)
   files.makeFolder(partial)
   takeLock(partial, files)
-  let opened: Opened | undefined
+  let opened: Opened<Part> | undefined
+  let starting = false
   try {
-    opened = resume ? reopen(partial, inputs, files) : undefined
-    // a folder that was renamed and not removed belongs to an output that was moved away since
+    opened = resume ? reopen(kind, partial, inputs, files) : undefined
+    // where it was renamed and the rest not removed, the output was moved away since
     if (opened && !files.stat(path('output'))) {
       opened.log.close()
       opened = undefined
     }
-    opened ??= start(partial, inputs, files)
+    starting = !opened
+    opened ??= start(kind.makes, partial, inputs, files)
     files.remove(path('temporary'))
   } catch (error) {
-    files.remove(path('lock'))
+    files.remove(starting ? partial : path('lock'))
     throw error
   }
   const { log, earlier } = opened
   let finished = earlier.length
-  let pending: Finished[] = []
+  let pending: Part[] = []
   let open = true
   const close = (): void => {
     if (open) log.close()
@@ -256,7 +309,8 @@ export const openJournal = (output: string, inputs: Inputs, resume: boolean, fil
     flushTime = flushedAt - began
   }
   return {
-    folder: path('output'),
+    output: path('output'),
+    parts: kind.parts,
     temporary: path('temporary'),
     earlier: new Map(earlier.map(record => [record.name, record])),
     makesDurable(sync) {
@@ -268,8 +322,10 @@ export const openJournal = (output: string, inputs: Inputs, resume: boolean, fil
     },
     flush,
     publish(replace) {
-      if (replace && files.stat(output)) files.rename(output, path('replaced'))
-      publishFolder(path('output'), output, files)
+      if (kind.makes === 'folder') {
+        if (replace && files.stat(output)) files.rename(output, path('replaced'))
+        publishFolder(path('output'), output, files)
+      } else publishFile(path('output'), output, replace, files)
       close()
       files.remove(partial)
     },

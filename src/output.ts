@@ -14,6 +14,7 @@ import { printable } from './io/printable.ts'
 import { copyFile } from './io/whole-file.ts'
 import type { Finished, Journal } from './journal.ts'
 import type { Plan } from './plan.ts'
+import { takeOver } from './resume.ts'
 import type { RunContext } from './run-context.ts'
 
 /** How tensors are laid out in files; and for the report, what the files say otherwise than the source. */
@@ -74,11 +75,11 @@ export const openOutput = (
   plan: Plan,
   checkpoint: Checkpoint,
   source: SourceFacts,
-  journal: Journal,
+  journal: Journal<Finished>,
   context: RunContext,
 ): Output => {
   const { files, progress } = context
-  const { folder } = journal
+  const { output: folder } = journal
   const { shards, notes } = layoutOf(plan, checkpoint, source, files)
   const isAlone = plan.format.facts.container === 'gguf' // one file holds all that its loaders read
   const beside: FolderFiles =
@@ -157,7 +158,7 @@ const checkSpace = (
 /** What the journal says is finished, as far as its data is still what was written. */
 const takeEarlier = (
   plan: Plan,
-  { earlier }: Journal,
+  journal: Journal<Finished>,
   writer: ShardWriter,
   progress: RunContext['progress'],
 ): ReadonlyMap<string, Finished> => {
@@ -169,16 +170,9 @@ const takeEarlier = (
     )
   for (const { name } of plan.passed) planned.set(name, [name])
   const linears = new Set(plan.linears.map(({ name }) => name))
-  const good = [...earlier.values()].filter(({ name, tensors, facts }) => {
-    const expected = planned.get(name)
-    if (!expected || (facts !== null) !== linears.has(name)) return false
-    return expected.length === Object.keys(tensors).length && expected.every(part => writer.adopt(part, tensors[part]))
-  })
-  if (earlier.size > 0)
-    progress({ kind: 'note', text: `going on: ${good.length} tensors and linears were finished by an earlier run` })
-  if (good.length < earlier.size)
-    progress({ kind: 'note', text: `${earlier.size - good.length} of them are damaged and done again` })
-  return new Map(good.map(record => [record.name, record]))
+  const tensorsOf = ({ name, facts }: Finished) =>
+    (facts !== null) === linears.has(name) ? planned.get(name) : undefined
+  return takeOver(journal, tensorsOf, writer, progress)
 }
 
 const checkWritten = (

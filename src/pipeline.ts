@@ -7,10 +7,9 @@ import type { AssembleFacts, Checkpoint, Configs } from './contracts.ts'
 import { convertRounding } from './convert-rounding.ts'
 import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
-import { QuantizeError } from './errors.ts'
 import { weightingsOf } from './gguf/weightings.ts'
 import { filesIn, hashFile } from './io/whole-file.ts'
-import { earlierInputs, type Journal, openJournal, partialFolder, takePublished } from './journal.ts'
+import { earlierInputs, type Finished, type Journal, modelRun, openJournal, takePublished } from './journal.ts'
 import { withLegacyRope } from './model/legacy-rope.ts'
 import { openOutput } from './output.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
@@ -19,9 +18,10 @@ import { plainRounding } from './quantize/stage-rounding.ts'
 import { buildReport } from './report/build.ts'
 import { parseReport, reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
+import { leaveRun } from './resume.ts'
 import { quantizeBehindPass, quantizeFromFile, quantizeSequentially } from './run-calibrated.ts'
 import type { RunContext } from './run-context.ts'
-import { checkUnchanged, type Inputs, inputsOf } from './run-inputs.ts'
+import { checkUnchanged, type Inputs, inputsOf, weightHashes } from './run-inputs.ts'
 import { finishLinear, type Run, roundLinear, takeFinished } from './run-linear.ts'
 import { waitingTensors } from './run-transform.ts'
 import { scaledCheckpoint } from './transform/scaled-checkpoint.ts'
@@ -64,10 +64,10 @@ export const runPlan = async (
     return parseReport(files.readText(join(output, reportName), maxReportBytes), join(output, reportName))
   }
   const stats = plan.recipe.stats === null ? undefined : openStatistics(plan.recipe.stats, files)
-  let journal: Journal | undefined
+  let journal: Journal<Finished> | undefined
   try {
     if (stats) checkStatistics(stats, plan.model!, weightHashes(inputs, checkpoint))
-    journal = openJournal(output, inputs, resume, files, clock)
+    journal = openJournal(modelRun, output, inputs, resume, files, clock)
     const report = await fillFolder(plan, checkpoint, sourceConfig, inputs, { sample, stats }, began, journal, context)
     checkUnchanged(inputs, checkpoint, files)
     context.signal.throwIfAborted()
@@ -75,20 +75,12 @@ export const runPlan = async (
     progress({ kind: 'end' })
     return report
   } catch (error) {
-    const finished = journal?.leave(!(error instanceof QuantizeError && error.lasting)) ?? 0
-    if (finished > 0)
-      progress({
-        kind: 'note',
-        text: `${finished} finished tensors and linears are in ${partialFolder(output)}: the same command goes on from there`,
-      })
+    if (journal) leaveRun(journal, output, error, progress)
     throw error
   } finally {
     stats?.close()
   }
 }
-
-const weightHashes = ({ model }: Inputs, { files }: Checkpoint): Readonly<Record<string, string>> =>
-  Object.fromEntries(files.map(name => [name, model[name].sha256]))
 
 /** Where a run learns what its taps see: a text, or a file. */
 interface Known {
@@ -104,7 +96,7 @@ const fillFolder = async (
   inputs: Inputs,
   { sample, stats }: Known,
   began: number,
-  journal: Journal,
+  journal: Journal<Finished>,
   context: RunContext,
 ): Promise<Report> => {
   const { files, clock, threads, progress } = context

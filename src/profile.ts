@@ -49,7 +49,7 @@ const ratio = (a: number, b: number): number => (b > 0 ? a / b : 0)
 
 /** Of a tap: moments from the histogram, whose bins are an eighth of an octave wide (kurtosis is right to about 1 %). */
 const tapProfile = (file: StatisticsFile, stage: Stage): Profile => {
-  const { gram, channels, histogram } = file.read(tapName(stage), stage.width)
+  const { gram, channels, histogram } = file.read(tapName(stage))
   const squares = Float64Array.from({ length: stage.width }, (_, i) => gram[i * stage.width + i])
   const meanSquare = squares.reduce((sum, square) => sum + square, 0) / stage.width
   const rms = Math.sqrt(meanSquare)

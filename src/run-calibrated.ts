@@ -184,9 +184,7 @@ export const quantizeFromFile = async (run: Run, file: StatisticsFile): Promise<
     for (const block of run.plan.model!.blocks) {
       run.context.signal.throwIfAborted()
       if (isFinished(run, block)) continue
-      const seen = block.stages.map(
-        stage => [stage, { statistics: file.read(tapName(stage), stage.width), zeroed: 0 }] as const,
-      )
+      const seen = block.stages.map(stage => [stage, { statistics: file.read(tapName(stage)), zeroed: 0 }] as const)
       await quantizeBlock(run, engine, block, new Map(seen))
     }
   })

@@ -45,15 +45,46 @@ const inputFile = (path: string, known: InputFile | undefined, files: Files): In
 }
 
 /** @param known the inputs of an earlier run, to save reading what has not changed since */
-export const inputsOf = (
-  { recipe }: Plan,
+const modelInputs = (
   { folder, files: weights }: Checkpoint,
   sample: CalibrationSample | undefined,
   known: Inputs | undefined,
   files: Files,
-): Inputs => {
+): Inputs['model'] => {
   const beside = ['config.json', ...(sample ? ['tokenizer.json'] : [])]
-  const model = [...weights, ...beside.filter(name => files.stat(join(folder, name)))]
+  const names = [...weights, ...beside.filter(name => files.stat(join(folder, name)))]
+  return Object.fromEntries(
+    names.map(name => [name, inputFile(join(folder, name), known && own(known.model, name), files)]),
+  )
+}
+
+/** Of statistics. @param known as of inputsOf */
+export const statisticsInputs = (
+  checkpoint: Checkpoint,
+  sample: CalibrationSample,
+  known: Inputs | undefined,
+  files: Files,
+): Inputs => {
+  const { sha256, samplesRequested: samples, seqLen, seed } = sample.report
+  return {
+    version,
+    device: processorName(),
+    recipe: { command: 'calibrate', samples, seqLen, seed },
+    text: sha256,
+    imatrix: null,
+    stats: null,
+    model: modelInputs(checkpoint, sample, known, files),
+  }
+}
+
+/** @param known the inputs of an earlier run, to save reading what has not changed since */
+export const inputsOf = (
+  { recipe }: Plan,
+  checkpoint: Checkpoint,
+  sample: CalibrationSample | undefined,
+  known: Inputs | undefined,
+  files: Files,
+): Inputs => {
   return {
     version,
     device: sample || recipe.stats !== null ? processorName() : null,
@@ -69,11 +100,13 @@ export const inputsOf = (
     text: sample?.report.sha256 ?? null,
     imatrix: recipe.imatrix === null ? null : hashFile(recipe.imatrix, files).sha256,
     stats: recipe.stats === null ? null : hashFile(recipe.stats, files).sha256,
-    model: Object.fromEntries(
-      model.map(name => [name, inputFile(join(folder, name), known && own(known.model, name), files)]),
-    ),
+    model: modelInputs(checkpoint, sample, known, files),
   }
 }
+
+/** SHA-256 of each weight file, by base name. */
+export const weightHashes = ({ model }: Inputs, { files }: Checkpoint): Readonly<Record<string, string>> =>
+  Object.fromEntries(files.map(name => [name, model[name].sha256]))
 
 /** @throws QuantizeError bad-input when a file of the model is not the one that was hashed */
 export const checkUnchanged = ({ model }: Inputs, { folder }: Checkpoint, files: Files): void => {

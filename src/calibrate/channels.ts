@@ -73,3 +73,6 @@ export const binOf = (bin: number): { readonly negative: boolean; readonly start
   const step = 2 ** (Math.max(exponent, 1) - 127 - 3)
   return { negative: bin >= histogramBins / 2, start: (exponent === 0 ? eighth : 8 + eighth) * step, width: step }
 }
+
+/** Whether a bin's values are numbers: the largest exponent is that of NaN and the infinities. */
+export const isFiniteBin = (bin: number): boolean => ((bin >>> 3) & 0xff) < 0xff

@@ -5,23 +5,22 @@
  *   <linear>.histogram  F64 [4096]           how many values have each 12 leading bits of float32
  * and in the metadata, as JSON, what they are of.
  */
-import { dirname, join } from 'node:path'
+import { createHash } from 'node:crypto'
+import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
 import { planFile } from '../checkpoint/shard-plan.ts'
-import { createShardWriter } from '../checkpoint/write-safetensors.ts'
-import type { Checkpoint, Model, Stage, StatisticName, Statistics, TensorInfo, TensorSource } from '../contracts.ts'
-import type { ReadWeight } from '../engine/ort/activations.ts'
-import type { Engine } from '../engine/ort/session.ts'
+import { createShardWriter, type ShardWriter } from '../checkpoint/write-safetensors.ts'
+import type { ChannelStatistics, Checkpoint, Model, Stage, Statistics, TensorInfo, TensorSource } from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 import { allFinite } from '../finite.ts'
 import type { Files } from '../io/files.ts'
 import { parseJson } from '../io/parse-json.ts'
 import { printable } from '../io/printable.ts'
+import { add } from '../io/size.ts'
 import { hashFile } from '../io/whole-file.ts'
 import { calibrationSchema } from '../report/schema.ts'
-import { histogramBins } from './channels.ts'
-import { calibratedPass, type PassOptions, type Visitor } from './pass.ts'
+import { histogramBins, isFiniteBin } from './channels.ts'
 
 const metadataKey = 'quantize_statistics'
 
@@ -32,7 +31,7 @@ const factsSchema = z.strictObject({
   /** What was read: one text, or those of files that were merged. */
   texts: z.array(calibrationSchema).min(1),
   /** Tokens that each tap saw, by the name of its first linear. */
-  counts: z.record(z.string(), z.int().nonnegative()),
+  counts: z.record(z.string(), z.int().positive()),
 })
 
 export type StatisticsFacts = z.infer<typeof factsSchema>
@@ -43,13 +42,17 @@ export interface StatisticsFile {
   readonly facts: StatisticsFacts
   /** Names of taps, in the order of the file's tensors, with their widths. */
   readonly taps: ReadonlyMap<string, number>
-  /** @throws QuantizeError bad-input when there are none of this tap, or of another width */
-  read(tap: string, width: number): Statistics
+  /** @throws QuantizeError bad-input when there are none of this tap, or their values cannot be true */
+  read(tap: string): Statistics
   close(): void
 }
 
 /** The name of a stage's tap in such a file. */
 export const tapName = ({ linears }: Stage): string => linears[0].name
+
+/** Widths of a model's taps by name, in the order in which they compute. */
+export const tapsOf = ({ blocks }: Model): ReadonlyMap<string, number> =>
+  new Map(blocks.flatMap(({ stages }) => stages).map(stage => [tapName(stage), stage.width]))
 
 const channelParts = { mean: 'mean', abs_mean: 'absMean', min: 'low', max: 'high' } as const
 
@@ -85,14 +88,17 @@ const infosOf = (tap: string, n: number): readonly TensorInfo[] => [
   { name: `${tap}.histogram`, dtype: 'F64', shape: [histogramBins], bytes: 8 * histogramBins },
 ]
 
-/** Writes statistics tap by tap; the file appears under its name when it is whole. */
-export interface StatisticsWriter {
-  /** @param statistics with channels and histogram */
-  write(tap: string, statistics: Statistics): void
-  finish(): void
-  /** Lets go of the file; what is not finished is removed. */
-  close(): void
+/** Writes statistics tap by tap. */
+export interface StatisticsWriter extends Omit<ShardWriter, 'write'> {
+  /**
+   * @param statistics with channels and histogram
+   * @returns SHA-256 (lower-case hex) of the tensors, by name
+   */
+  write(tap: string, statistics: Statistics): Readonly<Record<string, string>>
 }
+
+/** Names of the tensors of a tap. */
+export const tapTensors = (tap: string): readonly string[] => infosOf(tap, 1).map(({ name }) => name)
 
 /** @throws QuantizeError exhausted when the disk is full */
 export const createStatisticsWriter = (
@@ -101,92 +107,115 @@ export const createStatisticsWriter = (
   taps: ReadonlyMap<string, number>,
   files: Files,
 ): StatisticsWriter => {
-  const folder = `${path}.partial`
-  const name = 'statistics.safetensors'
-  files.remove(folder)
-  files.makeFolder(folder)
   const infos = [...taps].flatMap(([tap, width]) => infosOf(tap, width))
-  const writer = createShardWriter(
-    folder,
-    [planFile(name, infos, { [metadataKey]: JSON.stringify(factsSchema.parse(facts)) })],
-    files,
-  )
+  const metadata = { [metadataKey]: JSON.stringify(factsSchema.parse(facts)) }
+  const writer = createShardWriter(dirname(path), [planFile(basename(path), infos, metadata)], files)
   return {
+    ...writer,
     write(tap, { gram, channels, histogram }) {
-      writer.write(`${tap}.gram`, bytesOf(packTriangle(gram, taps.get(tap)!)))
-      for (const [part, field] of Object.entries(channelParts))
-        writer.write(`${tap}.${part}`, bytesOf(channels![field]))
-      writer.write(`${tap}.histogram`, bytesOf(histogram!))
-    },
-    finish() {
-      writer.finish()
-      writer.close()
-      files.rename(`${folder}/${name}`, path)
-      files.syncFolder(dirname(path))
-    },
-    close() {
-      writer.close()
-      files.remove(folder)
+      const values = [
+        packTriangle(gram, taps.get(tap)!),
+        ...Object.values(channelParts).map(field => channels![field]),
+        histogram!,
+      ]
+      return Object.fromEntries(
+        tapTensors(tap).map((name, i) => {
+          const bytes = bytesOf(values[i])
+          writer.write(name, bytes)
+          return [name, createHash('sha256').update(bytes).digest('hex')]
+        }),
+      )
     },
   }
 }
 
+/** The same file is refused the next time: nothing of a run is kept for it. */
 const refuse = (path: string, problem: string): never => {
-  throw new QuantizeError('bad-input', `${printable(path)}: ${problem}`)
+  throw new QuantizeError('bad-input', `${printable(path)}: ${problem}`, { lasting: true })
 }
 
 const factsOf = ({ path, metadata }: Checkpoint): StatisticsFacts => {
-  const text = metadata[metadataKey]
-  if (text === undefined) return refuse(path, 'holds no statistics; `quantize calibrate <model> -o` writes them')
+  const text = Object.hasOwn(metadata, metadataKey)
+    ? metadata[metadataKey]
+    : refuse(path, 'holds no statistics; `quantize calibrate <model> -o` writes them')
   const facts = factsSchema.safeParse(parseJson(text, path))
-  return facts.success
-    ? facts.data
-    : refuse(path, `its metadata is no statistics of version 1: ${printable(facts.error.issues[0].message)}`)
+  if (facts.success) return facts.data
+  const [{ path: key, message }] = facts.error.issues
+  return refuse(path, `its metadata is no statistics of version 1: ${printable([...key, message].join(': '))}`)
 }
 
-/** Width of a tap, from its mean. */
-const widthsOf = ({ tensors }: Checkpoint, { counts }: StatisticsFacts): Map<string, number> =>
-  new Map(Object.keys(counts).map(tap => [tap, tensors.get(`${tap}.mean`)?.shape[0] ?? 0]))
+/** Widths of the taps: each has its tensors, which belong together, and the file holds nothing else. */
+const checkedTaps = ({ path, tensors }: Checkpoint, { counts, texts }: StatisticsFacts): Map<string, number> => {
+  const tokens = texts.reduce((sum, { tokensUsed }) => add(sum, tokensUsed, printable(path)), 0)
+  const taps = new Map<string, number>()
+  for (const [tap, count] of Object.entries(counts)) {
+    if (count > tokens) refuse(path, `the input of ${printable(tap)} saw ${count} tokens, of ${tokens} that were used`)
+    const width = tensors.get(`${tap}.mean`)?.shape[0] ?? refuse(path, `lacks ${printable(`${tap}.mean`)}`)
+    if (width === 0) refuse(path, `the input of ${printable(tap)} has no channels`)
+    for (const { name, dtype, shape } of infosOf(tap, width)) {
+      const found = tensors.get(name) ?? refuse(path, `lacks ${printable(name)}`)
+      if (found.dtype !== dtype || found.shape.length !== 1 || found.shape[0] !== shape[0])
+        refuse(path, `${printable(name)} is ${found.dtype} [${found.shape}], not ${dtype} [${shape}]`)
+    }
+    taps.set(tap, width)
+  }
+  if (taps.size === 0) refuse(path, 'has statistics of no input')
+  const known = new Set([...taps.keys()].flatMap(tapTensors))
+  for (const name of tensors.keys())
+    if (!known.has(name)) refuse(path, `holds ${printable(name)}, which is of no input that it counts tokens of`)
+  return taps
+}
+
+const finiteValues = (source: TensorSource, path: string): Float32Array | Float64Array => {
+  const values = source.dtype === 'F64' ? new Float64Array(source.bytes / 8) : new Float32Array(source.bytes / 4)
+  source.read(0, source.bytes, bytesOf(values))
+  if (!allFinite(values)) refuse(path, `${printable(source.name)} holds a value that is not finite`)
+  return values
+}
+
+/** What is wrong with the values of a tap, whatever the text was; undefined: nothing. */
+const untrue = (gram: Float32Array, { absMean, low, high }: ChannelStatistics): string | undefined => {
+  const n = low.length
+  for (let i = 0; i < n; i++) {
+    if (gram[i * n + i] < 0) return `channel ${i} has a mean square of ${gram[i * n + i]}`
+    if (absMean[i] < 0) return `channel ${i} has a mean magnitude of ${absMean[i]}`
+    if (low[i] > high[i]) return `channel ${i} has a least value of ${low[i]} and a largest of ${high[i]}`
+  }
+  return undefined
+}
+
+const untrueHistogram = (histogram: Float64Array, values: number): string | undefined => {
+  let total = 0
+  for (let bin = 0; bin < histogramBins; bin++) {
+    const count = histogram[bin]
+    if (!Number.isSafeInteger(count) || count < 0) return `bin ${bin} counts ${count} values`
+    if (count > 0 && !isFiniteBin(bin)) return `bin ${bin}, of values that are not finite, counts ${count}`
+    total += count
+  }
+  return total === values ? undefined : `its bins count ${total} values, not ${values}`
+}
 
 /** @throws QuantizeError bad-input for a file that holds something else, is damaged, or lacks parts */
 export const openStatistics = (path: string, files: Files): StatisticsFile => {
   const checkpoint = openCheckpoint(path, files)
   try {
     const facts = factsOf(checkpoint)
-    const part = (tap: string, { name, dtype, shape, bytes }: TensorInfo): TensorSource => {
-      const found = checkpoint.tensors.get(name)
-      if (!found) return refuse(path, `lacks ${printable(name)}, of the input of ${printable(tap)}`)
-      if (found.dtype !== dtype || found.bytes !== bytes)
-        return refuse(path, `${printable(name)} is ${found.dtype} [${found.shape}], not ${dtype} [${shape}]`)
-      return found
-    }
-    /** Reading is checked: a length that does not fit, or a value that is not finite, is refused. */
-    const values = (tap: string, info: TensorInfo): Float32Array | Float64Array => {
-      const bytes = part(tap, info).read().slice()
-      const found = info.dtype === 'F64' ? new Float64Array(bytes.buffer) : new Float32Array(bytes.buffer)
-      if (!allFinite(found)) refuse(path, `${printable(info.name)} holds a value that is not finite`)
-      return found
-    }
+    const taps = checkedTaps(checkpoint, facts)
     return {
       path,
       facts,
-      taps: widthsOf(checkpoint, facts),
-      read(tap, width) {
-        const count = Object.hasOwn(facts.counts, tap)
-          ? facts.counts[tap]
-          : refuse(path, `has no input of ${printable(tap)}`)
-        const [gram, mean, absMean, low, high, histogram] = infosOf(tap, width).map(info => values(tap, info))
-        return {
-          count,
-          gram: unpackTriangle(gram as Float32Array, width),
-          channels: {
-            mean: mean as Float32Array,
-            absMean: absMean as Float32Array,
-            low: low as Float32Array,
-            high: high as Float32Array,
-          },
-          histogram: histogram as Float64Array,
-        }
+      taps,
+      read(tap) {
+        const width = taps.get(tap) ?? refuse(path, `has no input of ${printable(tap)}`)
+        const count = facts.counts[tap]
+        const [packed, mean, absMean, low, high, histogram] = tapTensors(tap).map(name =>
+          finiteValues(checkpoint.tensors.get(name)!, path),
+        ) as [Float32Array, Float32Array, Float32Array, Float32Array, Float32Array, Float64Array]
+        const gram = unpackTriangle(packed, width)
+        const channels = { mean, absMean, low, high }
+        const problem = untrue(gram, channels) ?? untrueHistogram(histogram, count * width)
+        if (problem) refuse(path, `the input of ${printable(tap)}: ${problem}`)
+        return { count, gram, channels, histogram }
       },
       close: checkpoint.close,
     }
@@ -197,7 +226,7 @@ export const openStatistics = (path: string, files: Files): StatisticsFile => {
 }
 
 /** SHA-256 of the weight files, by name: what a model is known by. */
-export const weightHashes = ({ folder, files: names }: Checkpoint, files: Files): Readonly<Record<string, string>> =>
+export const hashesOfWeights = ({ folder, files: names }: Checkpoint, files: Files): Readonly<Record<string, string>> =>
   Object.fromEntries(names.map(name => [name, hashFile(join(folder, name), files).sha256]))
 
 /**
@@ -206,7 +235,7 @@ export const weightHashes = ({ folder, files: names }: Checkpoint, files: Files)
  */
 export const checkStatistics = (
   { path, facts, taps }: StatisticsFile,
-  { blocks }: Model,
+  of: Model,
   model: Readonly<Record<string, string>>,
 ): void => {
   for (const [name, sha256] of Object.entries(model))
@@ -215,15 +244,9 @@ export const checkStatistics = (
         path,
         `is of another model: ${printable(name)} ${Object.hasOwn(facts.model, name) ? 'has another content' : 'is not of it'}; \`quantize calibrate\` makes statistics of this one`,
       )
-  for (const stage of blocks.flatMap(({ stages }) => stages)) {
-    const width = taps.get(tapName(stage))
-    if (width !== stage.width)
-      refuse(
-        path,
-        width === undefined
-          ? `has no input of ${printable(tapName(stage))}`
-          : `the input of ${printable(tapName(stage))} has ${width} channels; the model has ${stage.width}`,
-      )
+  for (const [tap, width] of tapsOf(of)) {
+    const found = taps.get(tap) ?? refuse(path, `has no input of ${printable(tap)}`)
+    if (found !== width) refuse(path, `the input of ${printable(tap)} has ${found} channels; the model has ${width}`)
   }
 }
 
@@ -270,55 +293,27 @@ export const mergeStatistics = (inputs: readonly StatisticsFile[], output: strin
       `${printable(texts[twice].text)} with --seed ${texts[twice].seed} would count twice; draw the windows of each file with a --seed of its own`,
     )
   const counts = Object.fromEntries(
-    [...first.taps.keys()].map(tap => [tap, inputs.reduce((sum, { facts }) => sum + facts.counts[tap], 0)]),
+    [...first.taps.keys()].map(tap => [
+      tap,
+      inputs.reduce((sum, { facts }) => add(sum, facts.counts[tap], printable(output)), 0),
+    ]),
   )
   const facts = { ...first.facts, texts, counts }
-  const writer = createStatisticsWriter(output, facts, first.taps, files)
+  const temporary = `${output}.tmp`
+  files.remove(temporary)
+  const writer = createStatisticsWriter(temporary, facts, first.taps, files)
   try {
-    for (const [tap, width] of first.taps)
-      writer.write(tap, inputs.map(input => input.read(tap, width)).reduce(mergedStatistics))
+    for (const tap of first.taps.keys())
+      writer.write(
+        tap,
+        rest.reduce((sum, input) => mergedStatistics(sum, input.read(tap)), first.read(tap)),
+      )
     writer.finish()
+    files.rename(temporary, output)
+    files.syncFolder(dirname(output))
   } finally {
     writer.close()
+    files.remove(temporary)
   }
   return facts
-}
-
-/**
- * One pass over the unquantized model, whose statistics go to disk stage by stage.
- * @returns how many taps
- * @throws QuantizeError as calibratedPass; exhausted when the disk is full
- */
-export const collectStatistics = async (
-  engine: Engine,
-  model: Model,
-  windows: readonly Int32Array[],
-  read: ReadWeight,
-  options: PassOptions,
-  output: string,
-  facts: Pick<StatisticsFacts, 'model' | 'texts'>,
-  files: Files,
-): Promise<number> => {
-  const stages = model.blocks.flatMap(block => block.stages)
-  const taps = new Map(stages.map(stage => [tapName(stage), stage.width]))
-  const count = windows.reduce((sum, { length }) => sum + length, 0)
-  const counts = Object.fromEntries([...taps.keys()].map(tap => [tap, count]))
-  const writer = createStatisticsWriter(output, { statistics: 1, ...facts, counts }, taps, files)
-  try {
-    const visitor: Visitor = {
-      known: () => undefined,
-      async visit({ stage, statistics }) {
-        writer.write(tapName(stage), statistics)
-        return new Map()
-      },
-    }
-    await calibratedPass(engine, model, windows, read, visitor, {
-      ...options,
-      collect: new Set<StatisticName>(['channels', 'histogram']),
-    })
-    writer.finish()
-  } finally {
-    writer.close()
-  }
-  return taps.size
 }

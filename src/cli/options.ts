@@ -449,6 +449,7 @@ export const commandTable = {
       'seed',
       'threads',
       'overwrite',
+      'resume',
       'json',
       'quiet',
       'verbose',

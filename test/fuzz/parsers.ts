@@ -12,7 +12,7 @@ import { dtypeBits } from '../../src/dtype/dtype.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import { detectFormat } from '../../src/format/index.ts'
 import { inspectCheckpoint } from '../../src/inspect.ts'
-import { reopen } from '../../src/journal.ts'
+import { modelRun, reopen } from '../../src/journal.ts'
 import { buildModel } from '../../src/model/graph.ts'
 import { buildReport } from '../../src/report/build.ts'
 import { parseReport, reportJson } from '../../src/report/json.ts'
@@ -26,6 +26,7 @@ import { imatrixParser } from './imatrix.ts'
 import { jsonNear } from './json-tree.ts'
 import { memoryFiles } from './memory-files.ts'
 import { safetensorsFile } from './safetensors.ts'
+import { statisticsParser } from './statistics.ts'
 
 export interface Parser {
   readonly name: string
@@ -344,7 +345,7 @@ const journalParser: Parser = {
     for (const first of before) {
       const { files, largestRead } = memoryFiles({ 'm/journal': Buffer.from(`${first}${line}0123456789abcdef {`) })
       try {
-        const earlier = reopen('m', inputs, files)?.earlier ?? []
+        const earlier = reopen(modelRun, 'm', inputs, files)?.earlier ?? []
         expectThat(
           earlier.every(({ name }) => typeof name === 'string'),
           'records have names',
@@ -424,6 +425,7 @@ export const parsers: readonly Parser[] = [
   formatsParser,
   ggufParser,
   imatrixParser,
+  statisticsParser,
   tokenizerParser,
   reportParser,
   journalParser,

@@ -2,15 +2,16 @@ import { availableParallelism } from 'node:os'
 import { extname, join } from 'node:path'
 import { collectImportances } from '../../calibrate/importances.ts'
 import { type CalibrationSample, sampleCalibration } from '../../calibrate/sample.ts'
-import { collectStatistics, mergeStatistics, openStatistics } from '../../calibrate/statistics-file.ts'
-import type { Checkpoint } from '../../contracts.ts'
+import { mergeStatistics, openStatistics } from '../../calibrate/statistics-file.ts'
 import { createEngine } from '../../engine/ort/session.ts'
 import { QuantizeError } from '../../errors.ts'
 import { type LoadedModel, loadModel } from '../../evaluate/load-model.ts'
 import { writeImatrix } from '../../gguf/imatrix.ts'
 import { ggufWeight } from '../../gguf/names.ts'
+import { nodeClock } from '../../io/clock.ts'
 import { nodeFiles } from '../../io/files.ts'
-import { hashFile } from '../../io/whole-file.ts'
+import { isPublished } from '../../journal.ts'
+import { runStatistics } from '../../run-statistics.ts'
 import type { CalibrateOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
 
@@ -29,8 +30,12 @@ export const calibrate = async (options: CalibrateOptions, ui: Ui): Promise<void
       'bad-option',
       `${output}: the name must end in .safetensors (statistics for --stats), or in .gguf or .dat (an importance matrix for llama.cpp)`,
     )
-  if (!options.overwrite && nodeFiles.stat(output))
-    throw new QuantizeError('bad-option', `${output} exists; give another -o, or --overwrite to replace it`)
+  checkOutput(options)
+  if (!options.resume && ending !== '.safetensors')
+    throw new QuantizeError(
+      'bad-option',
+      `--no-resume has no effect on ${output}: an importance matrix is made in one go; leave it out`,
+    )
   if (options.merge.length > 0) return merge(options, ui)
   const loaded = loadModel(options.model, nodeFiles)
   try {
@@ -40,13 +45,26 @@ export const calibrate = async (options: CalibrateOptions, ui: Ui): Promise<void
   }
 }
 
+/** @throws QuantizeError bad-option when something stands where the output goes */
+const checkOutput = ({ statisticsOutput: output, overwrite }: CalibrateOptions): void => {
+  const there = nodeFiles.stat(output)
+  if (!there) return
+  if (!overwrite && !isPublished(output, nodeFiles))
+    throw new QuantizeError('bad-option', `${output} exists; give another -o, or --overwrite to replace it`)
+  if (there.kind !== 'file') throw new QuantizeError('bad-option', `${output} is no file; give another -o`)
+}
+
 const collect = async (
-  { checkpoint, plain: model, read }: LoadedModel,
+  loaded: LoadedModel,
   ending: (typeof endings)[number],
   options: CalibrateOptions,
   ui: Ui,
 ): Promise<void> => {
+  const { checkpoint, plain: model, read } = loaded
   const { statisticsOutput: output, calib, samples, seqLen, seed } = options
+  const weights = checkpoint.files.map(name => nodeFiles.realPath(join(checkpoint.folder, name)))
+  if (nodeFiles.stat(output) && weights.includes(nodeFiles.realPath(output)))
+    throw new QuantizeError('bad-option', `${output} holds the model that is read; give another -o`)
   const sample = await sampleCalibration(checkpoint, model, { text: calib, samples, seqLen, seed }, nodeFiles)
   const engine = await createEngine(options.threads ?? availableParallelism())
   try {
@@ -59,11 +77,11 @@ const collect = async (
         if (stage && chunk === of) ui.report({ kind: 'work', done: ++done, label: block.name })
       },
     }
-    const inputs = [engine, model, sample.windows, read, pass] as const
+    const context = { files: nodeFiles, clock: nodeClock, progress: ui.report, signal: ui.signal }
     const entries =
       ending === '.safetensors'
-        ? await collectStatistics(...inputs, output, { model: hashes(checkpoint), texts: [sample.report] }, nodeFiles)
-        : await writeImportances(await collectImportances(...inputs), sample, options)
+        ? await runStatistics(engine, loaded, sample, output, options, pass, context)
+        : await writeImportances(await collectImportances(engine, model, sample.windows, read, pass), sample, options)
     ui.report({ kind: 'end' })
     const { tokensUsed: tokens } = sample.report
     if (options.json) ui.json({ output, entries, tokens, calibration: sample.report })
@@ -75,10 +93,6 @@ const collect = async (
     await engine.release()
   }
 }
-
-/** SHA-256 of the weight files, by name. */
-const hashes = ({ folder, files }: Checkpoint): Readonly<Record<string, string>> =>
-  Object.fromEntries(files.map(name => [name, hashFile(join(folder, name), nodeFiles).sha256]))
 
 /** Returns how many entries it has. */
 const writeImportances = async (
@@ -95,7 +109,9 @@ const writeImportances = async (
 /** `calibrate --merge a b -o c`: no model is run. */
 const merge = (options: CalibrateOptions, ui: Ui): void => {
   const { statisticsOutput: output, merge: others, model: last } = options
-  const ran = (['calib', 'samples', 'seqLen', 'seed', 'threads'] as const).find(key => options.explicit.has(key))
+  const ran = (['calib', 'samples', 'seqLen', 'seed', 'threads', 'resume'] as const).find(key =>
+    options.explicit.has(key),
+  )
   if (ran)
     throw new QuantizeError('bad-option', `--merge adds up files and runs no model: leave the options of a run out`)
   if (extname(output) !== '.safetensors')

@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os'
-import { checkStatistics, openStatistics, tapName, weightHashes } from '../../calibrate/statistics-file.ts'
+import { checkStatistics, hashesOfWeights, openStatistics, tapName } from '../../calibrate/statistics-file.ts'
 import type { ActivationScheme, Linear, StaticObserver } from '../../contracts.ts'
 import { createEngine } from '../../engine/ort/session.ts'
 import { checkActivations, schemesOf, withScheme } from '../../evaluate/activation-scheme.ts'
@@ -27,11 +27,11 @@ const settling = (
 ): ((scheme: ActivationScheme, linear: Linear) => ActivationScheme) => {
   const file = openStatistics(path, nodeFiles)
   try {
-    checkStatistics(file, model, weightHashes(checkpoint, nodeFiles))
+    checkStatistics(file, model, hashesOfWeights(checkpoint, nodeFiles))
     const stages = model.blocks.flatMap(block => block.stages)
     const seen = new Map(
       stages.flatMap(stage => {
-        const statistics = file.read(tapName(stage), stage.width)
+        const statistics = file.read(tapName(stage))
         return stage.linears.map(({ name }) => [name, statistics] as const)
       }),
     )

@@ -1,11 +1,9 @@
-import { join } from 'node:path'
-import { checkStatistics, openStatistics } from '../../calibrate/statistics-file.ts'
+import { checkStatistics, hashesOfWeights, openStatistics } from '../../calibrate/statistics-file.ts'
 import { openCheckpoint } from '../../checkpoint/open-checkpoint.ts'
 import { loadModel } from '../../evaluate/load-model.ts'
 import { type Inspection, inspectCheckpoint } from '../../inspect.ts'
 import { nodeFiles } from '../../io/files.ts'
 import { printable } from '../../io/printable.ts'
-import { hashFile } from '../../io/whole-file.ts'
 import { type ModelProfile, type Profile, profileModel } from '../../profile.ts'
 import type { InspectOptions } from '../parse.ts'
 import type { Ui } from '../ui.ts'
@@ -57,10 +55,7 @@ const readProfile = (path: string, stats: string): ModelProfile => {
   try {
     const file = openStatistics(stats, nodeFiles)
     try {
-      const hashes = checkpoint.files.map(
-        name => [name, hashFile(join(checkpoint.folder, name), nodeFiles).sha256] as const,
-      )
-      checkStatistics(file, plain, Object.fromEntries(hashes))
+      checkStatistics(file, plain, hashesOfWeights(checkpoint, nodeFiles))
       return profileModel(checkpoint, plain, file)
     } finally {
       file.close()
