@@ -1,20 +1,18 @@
 /** Spellings made one, before commander sees them: aliases, `_` for `-`, shorthands, options before or after the model. */
 import { QuantizeError } from '../errors.ts'
 import { nearestName } from '../nearest.ts'
-import { readConfig, type Typed } from './config.ts'
 import {
   type CommandName,
   commandNames,
   commandTable,
   flagsOf,
-  type OptionKey,
-  type OptionSpec,
-  optionSpec,
-  optionTable,
   type Shorthand,
   shorthands,
   usageOf,
-} from './options.ts'
+} from './command-table.ts'
+import { readConfig, type Typed } from './config.ts'
+import type { OptionSpec } from './option-spec.ts'
+import { type OptionKey, optionSpec, optionTable } from './options.ts'
 
 export interface NormalArguments {
   readonly command: CommandName

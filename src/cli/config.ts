@@ -4,7 +4,8 @@ import { z } from 'zod'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { nearestName } from '../nearest.ts'
-import { commandTable, flagsOf, optionSpec } from './options.ts'
+import { commandTable, flagsOf } from './command-table.ts'
+import { optionSpec } from './options.ts'
 
 /** One option as it would be typed: the flag without `--`, `_` as `-`; `value` where it takes one. */
 export interface Typed {

@@ -1,16 +1,10 @@
 /** docs/cli.md, made from the table of options. `npx tsx scripts/make-cli-docs.ts` writes it; a test holds the two equal. */
+
+import { type CommandName, type CommandSpec, commandNames, commandTable, shorthands } from './command-table.ts'
 import { configNames } from './config.ts'
 import { exitTable } from './exits.ts'
-import {
-  type CommandName,
-  type CommandSpec,
-  commandNames,
-  commandTable,
-  type OptionSpec,
-  optionSpec,
-  shorthands,
-  usedBy,
-} from './options.ts'
+import type { OptionSpec } from './option-spec.ts'
+import { optionSpec, usedBy } from './options.ts'
 import { flagsText } from './program.ts'
 
 /** Command lines with what they do; a test parses each. */

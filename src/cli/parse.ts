@@ -9,13 +9,12 @@ import {
   type CommandName,
   commandNames,
   commandTable,
-  idleReason,
   type OperandsOf,
-  type OptionKey,
   type OptionsOf,
-  optionSpec,
   usageOf,
-} from './options.ts'
+} from './command-table.ts'
+import { idleReason } from './option-spec.ts'
+import { type OptionKey, optionSpec } from './options.ts'
 import { attributeOf, makeCommand } from './program.ts'
 
 interface Asked {

@@ -1,14 +1,8 @@
 /** The table of options as commander commands; defaults are filled in by parse.ts. Nothing here prints or exits. */
 import { Argument, Command, Option } from 'commander'
-import {
-  type CommandName,
-  type CommandSpec,
-  commandNames,
-  commandTable,
-  type OptionSpec,
-  optionSpec,
-  usedBy,
-} from './options.ts'
+import { type CommandName, type CommandSpec, commandNames, commandTable } from './command-table.ts'
+import type { OptionSpec } from './option-spec.ts'
+import { optionSpec, usedBy } from './options.ts'
 
 /** An option as people write it: `-o, --output <folder>`. */
 export const flagsText = (spec: OptionSpec<unknown>): string =>

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
+import { commandNames, commandTable, flagsOf } from '../../src/cli/command-table.ts'
 import { cliDocs, recipeSchema } from '../../src/cli/docs.ts'
 import { exitTable } from '../../src/cli/exits.ts'
-import { commandNames, commandTable, flagsOf, optionSpec } from '../../src/cli/options.ts'
+import { optionSpec } from '../../src/cli/options.ts'
 import { helpText } from '../../src/cli/program.ts'
 import { exitCodes } from '../../src/errors.ts'
 

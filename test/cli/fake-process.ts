@@ -1,5 +1,5 @@
+import { commandNames } from '../../src/cli/command-table.ts'
 import type { Commands } from '../../src/cli/commands.ts'
-import { commandNames } from '../../src/cli/options.ts'
 import type { ProcessLike } from '../../src/cli/process.ts'
 
 type Listener = (argument: never) => void
