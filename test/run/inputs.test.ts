@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { type Inputs, whatChanged } from '../src/run-inputs.ts'
+import { type Inputs, whatChanged } from '../../src/run/inputs.ts'
 
 const sha256 = (digit: string): string => digit.repeat(64)
 const inputs: Inputs = {

@@ -1,21 +1,21 @@
 /** Collects the statistics of a model into a file: one pass over it as it is. A run that was cut off goes on with the taps it lacks. */
-import { calibratedPass, type PassOptions } from './calibrate/pass.ts'
-import type { CalibrationSample } from './calibrate/sample.ts'
+import { calibratedPass, type PassOptions } from '../calibrate/pass.ts'
+import type { CalibrationSample } from '../calibrate/sample.ts'
 import {
   createStatisticsWriter,
   type StatisticsFacts,
   tapName,
   tapsOf,
   tapTensors,
-} from './calibrate/statistics-file.ts'
-import type { StatisticName } from './contracts.ts'
-import type { Engine } from './engine/ort/session.ts'
-import type { LoadedModel } from './evaluate/load-model.ts'
+} from '../calibrate/statistics-file.ts'
+import type { StatisticName } from '../contracts.ts'
+import type { Engine } from '../engine/ort/session.ts'
+import type { LoadedModel } from '../evaluate/load-model.ts'
+import type { OutputRules } from '../pipeline.ts'
+import type { RunContext } from './context.ts'
+import { checkUnchanged, type Inputs, statisticsInputs, weightHashes } from './inputs.ts'
 import { earlierInputs, type FinishedPart, type Journal, openJournal, statisticsRun, takePublished } from './journal.ts'
-import type { OutputRules } from './pipeline.ts'
 import { leaveRun, takeOver } from './resume.ts'
-import type { RunContext } from './run-context.ts'
-import { checkUnchanged, type Inputs, statisticsInputs, weightHashes } from './run-inputs.ts'
 
 type StatisticsContext = Pick<RunContext, 'files' | 'clock' | 'progress' | 'signal'>
 

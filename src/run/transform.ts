@@ -1,14 +1,14 @@
 /** Fits the transform of a block's taps, and puts it into the weights that are read from here on. */
-import type { Block, Stage, Statistics, WeightDtype } from './contracts.ts'
-import type { Engine } from './engine/ort/session.ts'
-import type { PlannedLinear } from './plan.ts'
-import { multiplyColumns, sampledRows, stacked, trialLoss } from './quantize/trial.ts'
-import type { TransformReport } from './report/schema.ts'
-import { type Run, sourceWeights } from './run-linear.ts'
-import { applyScales, toBase64 } from './transform/apply.ts'
-import { type Fold, foldedTensors, foldOf } from './transform/fold.ts'
-import { transforms } from './transform/index.ts'
-import type { ScaleTransform } from './transform/transform.ts'
+import type { Block, Stage, Statistics, WeightDtype } from '../contracts.ts'
+import type { Engine } from '../engine/ort/session.ts'
+import type { PlannedLinear } from '../plan.ts'
+import { multiplyColumns, sampledRows, stacked, trialLoss } from '../quantize/trial.ts'
+import type { TransformReport } from '../report/schema.ts'
+import { applyScales, toBase64 } from '../transform/apply.ts'
+import { type Fold, foldedTensors, foldOf } from '../transform/fold.ts'
+import { transforms } from '../transform/index.ts'
+import type { ScaleTransform } from '../transform/transform.ts'
+import { type Run, sourceWeights } from './linear.ts'
 
 /** Tensors that a transform may still change when a run begins: they go along block by block. */
 export const waitingTensors = ({ plan: { model, recipe } }: Pick<Run, 'plan'>): ReadonlySet<string> =>

@@ -1,8 +1,8 @@
 /** What a run takes over from an earlier one, what it leaves to the next, and what it says of both. */
-import type { ShardWriter } from './checkpoint/write-safetensors.ts'
-import { QuantizeError } from './errors.ts'
+import type { ShardWriter } from '../checkpoint/write-safetensors.ts'
+import { QuantizeError } from '../errors.ts'
+import type { Report } from '../progress.ts'
 import { type FinishedPart, type Journal, partialFolder } from './journal.ts'
-import type { Report } from './progress.ts'
 
 /**
  * Parts that the journal says are finished, as far as their data is still what was written.

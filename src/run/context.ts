@@ -1,7 +1,7 @@
-import type { Clock } from './io/clock.ts'
-import type { Files } from './io/files.ts'
-import type { MemoryPlan } from './memory.ts'
-import type { Report } from './progress.ts'
+import type { Clock } from '../io/clock.ts'
+import type { Files } from '../io/files.ts'
+import type { MemoryPlan } from '../memory.ts'
+import type { Report } from '../progress.ts'
 
 /** What a job is given besides its task. */
 export interface RunContext {

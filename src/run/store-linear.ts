@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { ShardWriter } from './checkpoint/write-safetensors.ts'
+import type { ShardWriter } from '../checkpoint/write-safetensors.ts'
 import type {
   BlockLinear,
   CodedLinear,
@@ -8,14 +8,14 @@ import type {
   QuantizedLinear,
   Statistics,
   TensorSource,
-} from './contracts.ts'
-import { measureRows, type Values } from './engine/kernel/measure.ts'
-import { matrixOf } from './engine/kernel/panels.ts'
-import type { Kernels } from './engine/kernel/pool.ts'
-import { type OutputError, outputError } from './engine/ort/output-error.ts'
-import type { Engine } from './engine/ort/session.ts'
-import type { PlannedLinear } from './plan.ts'
-import { type WeightError, weightError } from './report/measure.ts'
+} from '../contracts.ts'
+import { measureRows, type Values } from '../engine/kernel/measure.ts'
+import { matrixOf } from '../engine/kernel/panels.ts'
+import type { Kernels } from '../engine/kernel/pool.ts'
+import { type OutputError, outputError } from '../engine/ort/output-error.ts'
+import type { Engine } from '../engine/ort/session.ts'
+import type { PlannedLinear } from '../plan.ts'
+import { type WeightError, weightError } from '../report/measure.ts'
 
 export interface StoredLinear {
   /** [out, in], as decoded from the bytes on disk, if the meter keeps it. */

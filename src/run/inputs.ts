@@ -1,15 +1,15 @@
 /** Everything that the bytes of an output depend on, so that a run is resumed only with what it was begun with. */
 import { join } from 'node:path'
 import { z } from 'zod'
-import type { CalibrationSample } from './calibrate/sample.ts'
-import type { Checkpoint } from './contracts.ts'
-import { QuantizeError } from './errors.ts'
-import type { FileStat, Files } from './io/files.ts'
-import { processorName } from './io/machine.ts'
-import { printable } from './io/printable.ts'
-import { hashFile } from './io/whole-file.ts'
-import type { Plan } from './plan.ts'
-import { version } from './version.ts'
+import type { CalibrationSample } from '../calibrate/sample.ts'
+import type { Checkpoint } from '../contracts.ts'
+import { QuantizeError } from '../errors.ts'
+import type { FileStat, Files } from '../io/files.ts'
+import { processorName } from '../io/machine.ts'
+import { printable } from '../io/printable.ts'
+import { hashFile } from '../io/whole-file.ts'
+import type { Plan } from '../plan.ts'
+import { version } from '../version.ts'
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/)
 const fileSchema = z.strictObject({ bytes: z.int().nonnegative(), sha256, stamp: z.string() })

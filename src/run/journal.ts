@@ -8,15 +8,15 @@
  */
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
-import { publishFolder } from './checkpoint/write-safetensors.ts'
-import { QuantizeError } from './errors.ts'
-import type { Clock } from './io/clock.ts'
-import type { Files } from './io/files.ts'
-import { mayRun, thisProcess } from './io/machine.ts'
-import { printable } from './io/printable.ts'
-import { createLog, openLog, type RecordLog, readLog } from './io/record-log.ts'
-import type { LinearFacts } from './report/build.ts'
-import { type Inputs, inputsSchema, whatChanged } from './run-inputs.ts'
+import { publishFolder } from '../checkpoint/write-safetensors.ts'
+import { QuantizeError } from '../errors.ts'
+import type { Clock } from '../io/clock.ts'
+import type { Files } from '../io/files.ts'
+import { mayRun, thisProcess } from '../io/machine.ts'
+import { printable } from '../io/printable.ts'
+import { createLog, openLog, type RecordLog, readLog } from '../io/record-log.ts'
+import type { LinearFacts } from '../report/build.ts'
+import { type Inputs, inputsSchema, whatChanged } from './inputs.ts'
 
 /** A finished linear without what its plan says. */
 export type FinishedFacts = Omit<LinearFacts, 'scheme' | 'tensor' | 'tensors'>

@@ -1,8 +1,8 @@
 /** Counts a run's work in multiply-adds, so that the time left can be told. */
-import type { CalibrationSample } from './calibrate/sample.ts'
-import type { Block, Stage } from './contracts.ts'
-import type { Plan, PlannedLinear } from './plan.ts'
-import type { Report } from './progress.ts'
+import type { CalibrationSample } from '../calibrate/sample.ts'
+import type { Block, Stage } from '../contracts.ts'
+import type { Plan, PlannedLinear } from '../plan.ts'
+import type { Report } from '../progress.ts'
 
 /** A sweep's multiply-add against one of a product: it runs at a fifth of the speed (docs/performance.md). */
 const sweepWeight = 5
