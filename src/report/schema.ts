@@ -96,8 +96,9 @@ export const reportSchema = z.strictObject({
     sha256: z.record(z.string(), sha256),
   }),
   calibration: calibrationSchema.nullable(),
-  statistics: statisticsSchema.nullable(),
-  transforms: z.array(transformSchema),
+  /** Reports of earlier versions have neither. */
+  statistics: statisticsSchema.nullable().default(null),
+  transforms: z.array(transformSchema).default([]),
   linears: z.array(linearSchema),
   kept: z.array(reasonSchema),
   dropped: z.array(reasonSchema),
