@@ -1,5 +1,6 @@
 /** What an option is, and how the table of options says it. */
 import { type Method, methods, needsText } from '../method/index.ts'
+import { defaults } from '../recipe.ts'
 import type { ValueKind } from './values.ts'
 
 /** What a method must do for an option to matter. */
@@ -67,11 +68,15 @@ export const required = <T>(value: ValueKind<T>, described: Described): OptionSp
 
 export const flag = (described: Described): OptionSpec<boolean> => ({ ...described, fallback: false })
 
-/** What the presets choose, said once where they agree, among the methods to which it matters. */
+/** What the presets choose, among the methods to which it matters: the default method's choice, then those that differ, by name. */
 export const preset = (choice: (method: Method) => string | number, needs?: Need): string => {
-  const users = methodsUsing(needs)
-  const values = new Set(users.map(choice))
-  return values.size === 1
-    ? String([...values][0])
-    : users.map(method => `${method.name}: ${choice(method)}`).join(', ')
+  const byValue = new Map<string | number, string[]>()
+  for (const method of methodsUsing(needs)) {
+    const value = choice(method)
+    byValue.set(value, [...(byValue.get(value) ?? []), method.name])
+  }
+  const usual = choice(methods[defaults.method])
+  const others = [...byValue].filter(([value]) => value !== usual)
+  if (others.length === 0) return String(usual)
+  return `${usual} (${others.map(([value, names]) => `${names.join(', ')}: ${value}`).join('; ')})`
 }
