@@ -2,39 +2,20 @@
  * onnxruntime-node as a loader: JSON lines in and out, as load.py. The whole prompt at once, with an empty past.
  * Token ids come from the model's own tokenizer, without special tokens.
  */
-import { readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { Tokenizer } from '@huggingface/tokenizers'
-import { InferenceSession, Tensor } from 'onnxruntime-node'
+import { InferenceSession, type Tensor } from 'onnxruntime-node'
+import { emptyPast, integers, onnxFile, readJson } from './onnx-model.ts'
 import type { LoaderAnswer, LoaderRequest } from './programs.ts'
 
 type Scoring = Required<Pick<LoaderRequest, 'folder' | 'text' | 'seq' | 'windows'>>
-
-const readJson = (folder: string, file: string) => JSON.parse(readFileSync(join(folder, file), 'utf8'))
-
-const onnxFile = (folder: string): string => {
-  const [file] = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.onnx'))
-  return join(folder, file)
-}
 
 const tokenWindows = ({ folder, text, seq, windows }: Scoring): number[][] => {
   const tokenizer = new Tokenizer(readJson(folder, 'tokenizer.json'), readJson(folder, 'tokenizer_config.json'))
   const { ids } = tokenizer.encode(readFileSync(text, 'utf8').replace(/\r\n?/g, '\n'), { add_special_tokens: false })
   const count = Math.min(windows, Math.floor(ids.length / seq))
   return Array.from({ length: count }, (_, index) => ids.slice(index * seq, (index + 1) * seq))
-}
-
-const integers = (values: readonly number[]): Tensor =>
-  new Tensor('int64', BigInt64Array.from(values, BigInt), [1, values.length])
-
-/** [1, kvHeads, 0, headDim]: nothing seen yet. */
-const emptyPast = ({ name, isTensor, ...node }: InferenceSession.ValueMetadata): Tensor => {
-  if (!isTensor || !('shape' in node)) throw new Error(`input ${name} is not a tensor`)
-  const shape = node.shape.map((size, axis) => (axis === 0 ? 1 : typeof size === 'number' && axis !== 2 ? size : 0))
-  return node.type === 'float16'
-    ? new Tensor('float16', new Uint16Array(0), shape)
-    : new Tensor('float32', new Float32Array(0), shape)
 }
 
 const feedsOf = (session: InferenceSession, window: readonly number[]): Record<string, Tensor> => {
