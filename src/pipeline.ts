@@ -1,7 +1,7 @@
 /** Runs a plan. This is the story of the program: each call is one step, and the folders say which. */
 import { join } from 'node:path'
-import { type CalibrationSample, sampleCalibration } from './calibrate/sample.ts'
-import { checkStatistics, openStatistics, type StatisticsFile } from './calibrate/statistics-file.ts'
+import { sampleCalibration } from './calibrate/sample.ts'
+import { openStatisticsOf } from './calibrate/statistics-file.ts'
 import { modelName } from './checkpoint/model-name.ts'
 import type { AssembleFacts, Checkpoint, Configs } from './contracts.ts'
 import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
@@ -14,15 +14,15 @@ import { plainRounding } from './quantize/stage-rounding.ts'
 import { buildReport } from './report/build.ts'
 import { parseReport, reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
-import { quantizeBehindPass, quantizeFromFile, quantizeSequentially } from './run/calibrated.ts'
+import { type Known, quantizeKnown } from './run/calibrated.ts'
 import type { RunContext } from './run/context.ts'
 import { convertRounding } from './run/convert-rounding.ts'
-import { checkUnchanged, type Inputs, inputsOf, weightHashes } from './run/inputs.ts'
-import { earlierInputs, type Finished, type Journal, modelRun, openJournal, takePublished } from './run/journal.ts'
+import { type Inputs, inputsOf, weightHashes } from './run/inputs.ts'
+import { earlierInputs, type Finished, type Journal, modelRun, takePublished } from './run/journal.ts'
 import { finishLinear, type Run, roundLinear, takeFinished } from './run/linear.ts'
 import { openOutput } from './run/output.ts'
 import { createMeter } from './run/progress-meter.ts'
-import { leaveRun } from './run/resume.ts'
+import { type OutputRules, runInJournal } from './run/resume.ts'
 import { waitingTensors } from './run/transform.ts'
 import { scaledCheckpoint } from './transform/scaled-checkpoint.ts'
 import { toolName, version } from './version.ts'
@@ -32,14 +32,6 @@ export const maxReportBytes = 2 ** 26
 
 /** The model's config.json; undefined for a lone file. */
 type SourceConfig = Readonly<Record<string, unknown>> | undefined
-
-/** What to do with what stands where the output goes. */
-export interface OutputRules {
-  /** Replace an output that exists. */
-  readonly overwrite: boolean
-  /** Go on with a run that was cut off. */
-  readonly resume: boolean
-}
 
 /**
  * Quantizes `checkpoint` by `plan` into the folder `output`, which must be free (or is replaced at the very end, with `overwrite`): it
@@ -51,41 +43,31 @@ export const runPlan = async (
   checkpoint: Checkpoint,
   sourceConfig: SourceConfig,
   output: string,
-  { overwrite, resume }: OutputRules,
+  rules: OutputRules,
   context: RunContext,
 ): Promise<Report> => {
   const { files, clock, progress } = context
   const began = clock.now()
   const { calibration } = plan.recipe
   const sample = calibration && (await sampleCalibration(checkpoint, plan.model!, calibration, files))
-  const inputs = inputsOf(plan, checkpoint, sample, resume ? earlierInputs(output, files) : undefined, files)
-  if (resume && takePublished(output, inputs, files)) {
+  const inputs = inputsOf(plan, checkpoint, sample, rules.resume ? earlierInputs(output, files) : undefined, files)
+  if (rules.resume && takePublished(output, inputs, files)) {
     progress({ kind: 'note', text: 'an earlier run had finished it' })
     return parseReport(files.readText(join(output, reportName), maxReportBytes), join(output, reportName))
   }
-  const stats = plan.recipe.stats === null ? undefined : openStatistics(plan.recipe.stats, files)
-  let journal: Journal<Finished> | undefined
+  const stats =
+    plan.recipe.stats === null
+      ? undefined
+      : openStatisticsOf(plan.recipe.stats, plan.model!, weightHashes(inputs, checkpoint), files)
   try {
-    if (stats) checkStatistics(stats, plan.model!, weightHashes(inputs, checkpoint))
-    journal = openJournal(modelRun, output, inputs, resume, files, clock)
-    const report = await fillFolder(plan, checkpoint, sourceConfig, inputs, { sample, stats }, began, journal, context)
-    checkUnchanged(inputs, checkpoint, files)
-    context.signal.throwIfAborted()
-    journal.publish(overwrite)
+    const report = await runInJournal({ kind: modelRun, output, inputs, checkpoint, rules }, context, journal =>
+      fillFolder(plan, checkpoint, sourceConfig, inputs, { sample, stats }, began, journal, context),
+    )
     progress({ kind: 'end' })
     return report
-  } catch (error) {
-    if (journal) leaveRun(journal, output, error, progress)
-    throw error
   } finally {
     stats?.close()
   }
-}
-
-/** Where a run learns what its taps see: a text, or a file. */
-interface Known {
-  readonly sample: CalibrationSample | undefined
-  readonly stats: StatisticsFile | undefined
 }
 
 /** Writes all files of the output, the report last. */
@@ -117,6 +99,7 @@ const fillFolder = async (
     kernels = await createKernels(threads)
     const run: Run = {
       plan,
+      planned: new Map(plan.linears.map(linear => [linear.name, linear])),
       source: checkpoint,
       checkpoint: scaled ?? checkpoint,
       scaled,
@@ -134,9 +117,7 @@ const fillFolder = async (
     try {
       const waiting = waitingTensors(run)
       for (const { name } of plan.passed) if (!waiting.has(name)) output.pass(name)
-      if (stats) await quantizeFromFile(run, stats)
-      else if (sample && plan.recipe.rounding === 'gptq') await quantizeSequentially(run, sample)
-      else if (sample) await quantizeBehindPass(run, sample)
+      await quantizeKnown(run, { sample, stats })
       await quantizeDataFree(run)
     } finally {
       output.flush()

@@ -42,7 +42,7 @@ const outliers = (meanSquares: Float64Array): number => {
 /** The step of the histogram that a magnitude belongs to. */
 const octaveOf = (ratio: number): number => {
   const step = octaves.findIndex(octave => ratio <= 2 ** octave)
-  return step < 0 || step === octaves.length - 1 ? octaves.length - 1 : step
+  return step < 0 ? octaves.length - 1 : step
 }
 
 const ratio = (a: number, b: number): number => (b > 0 ? a / b : 0)

@@ -16,6 +16,7 @@ import { QuantizeError } from './errors.ts'
 import { configFiles, detectFormat, formats } from './format/index.ts'
 import type { Files } from './io/files.ts'
 import { printable } from './io/printable.ts'
+import { product } from './io/size.ts'
 import { filesIn, hashFile } from './io/whole-file.ts'
 import { maxReportBytes, reportName } from './pipeline.ts'
 import { parseReport } from './report/json.ts'
@@ -105,8 +106,6 @@ const storedAs = (source: TensorSource, dtype: Dtype): TensorSource => {
   return castSource(source, dtype)
 }
 
-const elementsOf = ({ shape }: TensorSource): number => shape.reduce((count, size) => count * size, 1)
-
 /** The source with the transform that the report tells put into its weights again. @throws QuantizeError bad-input for one that cannot be */
 const transformed = (source: Checkpoint, output: Checkpoint, { transforms }: Report): Checkpoint => {
   if (transforms.every(({ factors }) => factors === null)) return source
@@ -124,7 +123,7 @@ const transformed = (source: Checkpoint, output: Checkpoint, { transforms }: Rep
       weight !== undefined &&
       columns.every(({ shape }) => shape.length === 2 && shape[1] === width) &&
       weight.shape[0] === values.length &&
-      rest.every(tensor => elementsOf(tensor) === values.length) &&
+      rest.every(({ shape, name }) => product(shape, printable(name)) === values.length) &&
       (heads
         ? width % heads[0] === 0 && heads[0] % heads[1] === 0 && values.length === (width / heads[0]) * heads[1]
         : values.length === width)

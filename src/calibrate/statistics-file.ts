@@ -5,6 +5,7 @@
  *   <linear>.histogram  F64 [4096]           how many values have each 12 leading bits of float32
  * and in the metadata, as JSON, what they are of.
  */
+
 import { createHash } from 'node:crypto'
 import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
@@ -12,6 +13,7 @@ import { openCheckpoint } from '../checkpoint/open-checkpoint.ts'
 import { planFile } from '../checkpoint/shard-plan.ts'
 import { createShardWriter, type ShardWriter } from '../checkpoint/write-safetensors.ts'
 import type { ChannelStatistics, Checkpoint, Model, Stage, Statistics, TensorInfo, TensorSource } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { QuantizeError } from '../errors.ts'
 import { allFinite } from '../finite.ts'
 import type { Files } from '../io/files.ts'
@@ -55,9 +57,6 @@ export const tapsOf = ({ blocks }: Model): ReadonlyMap<string, number> =>
   new Map(blocks.flatMap(({ stages }) => stages).map(stage => [tapName(stage), stage.width]))
 
 const channelParts = { mean: 'mean', abs_mean: 'absMean', min: 'low', max: 'high' } as const
-
-const bytesOf = (values: Float32Array | Float64Array): Uint8Array =>
-  new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
 
 const triangle = (n: number): number => (n * (n + 1)) / 2
 
@@ -229,11 +228,8 @@ export const openStatistics = (path: string, files: Files): StatisticsFile => {
 export const hashesOfWeights = ({ folder, files: names }: Checkpoint, files: Files): Readonly<Record<string, string>> =>
   Object.fromEntries(names.map(name => [name, hashFile(join(folder, name), files).sha256]))
 
-/**
- * @param model SHA-256 of each weight file of the model that is to be quantized, by base name
- * @throws QuantizeError bad-input when the statistics are of another model, with what differs
- */
-export const checkStatistics = (
+/** @throws QuantizeError bad-input when the statistics are of another model, with what differs */
+const checkStatistics = (
   { path, facts, taps }: StatisticsFile,
   of: Model,
   model: Readonly<Record<string, string>>,
@@ -247,6 +243,27 @@ export const checkStatistics = (
   for (const [tap, width] of tapsOf(of)) {
     const found = taps.get(tap) ?? refuse(path, `has no input of ${printable(tap)}`)
     if (found !== width) refuse(path, `the input of ${printable(tap)} has ${found} channels; the model has ${width}`)
+  }
+}
+
+/**
+ * Statistics of a model.
+ * @param hashes SHA-256 of each of its weight files, by base name
+ * @throws QuantizeError bad-input as openStatistics, and when they are of another model, with what differs
+ */
+export const openStatisticsOf = (
+  path: string,
+  model: Model,
+  hashes: Readonly<Record<string, string>>,
+  files: Files,
+): StatisticsFile => {
+  const file = openStatistics(path, files)
+  try {
+    checkStatistics(file, model, hashes)
+    return file
+  } catch (error) {
+    file.close()
+    throw error
   }
 }
 

@@ -1,18 +1,10 @@
 /** Spellings made one, before commander sees them: aliases, `_` for `-`, shorthands, options before or after the model. */
 import { QuantizeError } from '../errors.ts'
 import { nearestName } from '../nearest.ts'
-import {
-  type CommandName,
-  commandNames,
-  commandTable,
-  flagsOf,
-  type Shorthand,
-  shorthands,
-  usageOf,
-} from './command-table.ts'
+import { type CommandName, commandNames, commandTable, flagsOf, usageOf } from './command-table.ts'
 import { readConfig, type Typed } from './config.ts'
-import type { OptionSpec } from './option-spec.ts'
-import { type OptionKey, optionSpec, optionTable } from './options.ts'
+import { optionSpec } from './options.ts'
+import { meanings, shortFlags, takesValue } from './spellings.ts'
 
 export interface NormalArguments {
   readonly command: CommandName
@@ -22,37 +14,6 @@ export interface NormalArguments {
   readonly operands: readonly string[]
   /** Help or the version was asked for: nothing else matters then. */
   readonly wants?: 'help' | 'version'
-}
-
-type Meaning =
-  | { readonly kind: 'option'; readonly spec: OptionSpec<unknown>; readonly flag: string }
-  | { readonly kind: 'shorthand'; readonly shorthand: Shorthand }
-
-const meanings: ReadonlyMap<string, Meaning> = new Map([
-  ...(Object.keys(optionTable) as OptionKey[])
-    .map(optionSpec)
-    .flatMap(spec => [
-      ...[spec.flag, ...(spec.aliases ?? [])].map((name): [string, Meaning] => [
-        name,
-        { kind: 'option', spec, flag: spec.flag },
-      ]),
-      ...(spec.opposite ? [[spec.opposite, { kind: 'option', spec, flag: spec.opposite }] as [string, Meaning]] : []),
-    ]),
-  ...shorthands.map((shorthand): [string, Meaning] => [shorthand.flag, { kind: 'shorthand', shorthand }]),
-])
-
-const shortFlags: ReadonlyMap<string, string> = new Map([
-  ...(Object.keys(optionTable) as OptionKey[])
-    .map(optionSpec)
-    .flatMap(({ short, flag }): [string, string][] => (short ? [[short, flag]] : [])),
-  ['h', 'help'],
-  ['V', 'version'],
-])
-
-const takesValue = (flag: string): boolean => {
-  const meaning = meanings.get(flag)
-  if (!meaning) return false
-  return meaning.kind === 'option' ? meaning.spec.value !== undefined : meaning.shorthand.shown !== undefined
 }
 
 /** The text of a file of options. */

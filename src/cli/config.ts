@@ -4,8 +4,8 @@ import { z } from 'zod'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { nearestName } from '../nearest.ts'
-import { commandTable, flagsOf } from './command-table.ts'
-import { optionSpec } from './options.ts'
+import { flagsOf } from './command-table.ts'
+import { takesValue } from './spellings.ts'
 
 /** One option as it would be typed: the flag without `--`, `_` as `-`; `value` where it takes one. */
 export interface Typed {
@@ -57,12 +57,6 @@ export const readConfig = (text: string, path: string): readonly Typed[] => {
     return typedAs(flag, value)
   })
 }
-
-/** Whether an option, by any of its spellings, is more than a switch. */
-const takesValue = (flag: string): boolean =>
-  commandTable.quantize.options
-    .map(optionSpec)
-    .some(spec => spec.value !== undefined && (spec.flag === flag || spec.aliases?.includes(flag)))
 
 /** Only now: loading it at every start would cost each run 20 ms. */
 const loadYaml = (): typeof import('yaml') => createRequire(import.meta.url)('yaml')

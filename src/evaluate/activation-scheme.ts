@@ -103,17 +103,17 @@ export interface Asked {
 
 /**
  * The model under a scheme of the linears of its blocks; `none`: of no linear, the head included.
- * @param settle gives a scheme what a linear's input settles: the scale of a static one
+ * @param settle the scheme of a linear, where its input settles something of it: the scale of a static one
  */
 export const withScheme = (
   model: Model,
   scheme: ActivationScheme | 'none',
-  settle: (scheme: ActivationScheme, linear: Linear) => ActivationScheme = scheme => scheme,
+  settle?: (linear: Linear) => ActivationScheme,
 ): Asked => {
   const none = scheme === 'none'
   const asked = mapActivations(
     model,
-    linear => (none ? undefined : settle(scheme, linear)),
+    linear => (none ? undefined : (settle?.(linear) ?? scheme)),
     none ? undefined : model.head.activations,
   )
   const declared = schemesOf(none ? model : { ...model, head: { ...model.head, activations: undefined } })

@@ -3,12 +3,14 @@
  * W[o, i] = scales[g, o] · (q[i, o] − z[g, o]). `qweight` I32 [in, out/8] and `qzeros` I32 [G, out/8] are packed along the outputs, in the
  * order of awq-order.ts. Zero points are stored as they are.
  */
+
 import type { CodedLinear, Format, LinearScheme, StoredTensor, TensorInfo } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { awqConfig } from './awq-config.ts'
 import { interleaved } from './awq-order.ts'
 import { detectAwq, unpackAwq } from './awq-read.ts'
 import { packLines } from './bits.ts'
-import { bytesOf, floatBytes, tensorInfo, withData } from './stored.ts'
+import { floatBytes, tensorInfo, withData } from './stored.ts'
 import { transpose } from './transpose.ts'
 
 const layout = ({ name, out, in: inputs, groups }: LinearScheme): readonly TensorInfo[] => [

@@ -2,13 +2,15 @@
  * bitsandbytes (bitsandbytes/functional.py, nn/modules.py; read by transformers): NF4 and FP4 in blocks over the flattened weight, plain or
  * with scales that are quantized themselves (`bnb:double`), and LLM.int8() with one scale a row.
  */
+
 import type { CodedLinear, Format, LinearScheme, StoredTensor, TensorInfo } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { dynamicMap } from '../dtype/dynamic-map.ts'
 import { bnbConfig } from './bnb-config.ts'
 import { detectBnb, nestedBlock, tableOf, unpackBnb } from './bnb-read.ts'
 import { blockSizes, isBlockSize, type QuantState, quantStateBytes, quantStateText } from './bnb-state.ts'
 import { packHighFirst } from './nibbles.ts'
-import { bytesOf, floatBytes, tensorInfo, withData } from './stored.ts'
+import { floatBytes, tensorInfo, withData } from './stored.ts'
 
 /** Without the offset, which is not known before the scales are. */
 const stateOf = ({ grid, group, dtype, out, in: inputs }: LinearScheme): Omit<QuantState, 'offset'> => ({

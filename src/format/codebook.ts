@@ -1,5 +1,7 @@
 /** Codes of any grid with their parameters and levels, self-contained (docs/codebook-format.md): for grids that no runtime's format stores. */
+
 import type { CodedLinear, Format, LinearScheme, StoredTensor } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { e4m3Values } from '../dtype/small-floats.ts'
 import { packLines } from './bits.ts'
 import { assembleCodebook } from './codebook-config.ts'
@@ -17,7 +19,6 @@ import {
 import { detectCodebook, unpackCodebook } from './codebook-read.ts'
 import { everyBits, everyGrid, gridStorage, ownScaleDtype } from './grid-storage.ts'
 import { scaleBytes } from './scale-bytes.ts'
-import { bytesOf } from './stored.ts'
 
 /** [out, G] → stored rows [R, G]. */
 const toStoredRows = (values: Float32Array, scheme: LinearScheme): Float32Array => {

@@ -2,6 +2,7 @@
  * How compressed-tensors stores a linear, by kind (compressed_tensors/compressors; formats of its config). Codes of integers are signed there:
  * ours minus 2^(bits − 1), and so are zero points.
  */
+
 import type {
   CodedLinear,
   LinearScheme,
@@ -11,11 +12,11 @@ import type {
   TensorLookup,
   TensorSource,
 } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { e2m1Values, e4m3Byte, e4m3Values, e8m0Byte, e8m0Value } from '../dtype/small-floats.ts'
 import { packLines, unpackLines, wordsFor } from './bits.ts'
 import { packLowFirst, unpackLowFirst } from './nibbles.ts'
 import {
-  bytesOf,
   checkedPart,
   damaged,
   floatBytes,

@@ -2,7 +2,9 @@
  * The GPTQ checkpoint (AutoGPTQ's, read by GPTQModel, transformers, vLLM, SGLang): W[o, i] = scales[g, o] · (q[i, o] − z[g, o]) with
  * g = g_idx[i]. Version 1 stores z − 1, version 2 (gptq_v2) stores z.
  */
+
 import type { Bits, CodedLinear, Configs, Format, LinearScheme, StoredTensor } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { fromFloat32 } from '../dtype/convert.ts'
 import { packLines } from './bits.ts'
 import { assembleGptq } from './gptq-config.ts'
@@ -10,9 +12,6 @@ import { gptqLayout, gptqRefusal, supportedBits } from './gptq-layout.ts'
 import { gptqWarnings } from './gptq-loaders.ts'
 import { detectGptq, unpackGptq } from './gptq-read.ts'
 import { transpose } from './transpose.ts'
-
-const bytesOf = (view: Uint32Array | Int32Array): Uint8Array =>
-  new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
 
 /** Zero points [out, G] → their fields [G, out] as the version stores them. */
 const zeroFields = ({ zeros, out }: CodedLinear, version: 1 | 2): Uint8Array => {

@@ -2,12 +2,14 @@
  * What HQQ keeps of a linear beside codes, scales and zero points: each field of its state a small tensor of its own (hqq/core/quantize.py,
  * HQQLinear.state_dict; core/utils.py: booleans as U8, whole numbers as I32, text as ASCII bytes). The loader wants all of them.
  */
+
 import type { LinearScheme, TensorInfo, TensorLookup, TensorSource, WeightDtype } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import type { Dtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { type Packing, packingNamed, packingOf } from './hqq-packing.ts'
-import { bytesOf, checkedPart, checkStored, damaged, readBytes, tensorInfo } from './stored.ts'
+import { checkedPart, checkStored, damaged, readBytes, tensorInfo } from './stored.ts'
 
 export const called = 'HQQ'
 

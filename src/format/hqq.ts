@@ -2,13 +2,15 @@
  * HQQ (hqq/core/quantize.py; Badri and Shaji 2023): W = (q − zero) · scale in groups along the flattened weight. The matrix of groups
  * [n, g] is packed across its rows (row-chunks.ts): `W_q` U8 or I32, `scale` and `zero` [n, 1], and the fields of hqq-meta.ts.
  */
+
 import type { Bits, CodedLinear, Format, LinearScheme, StoredTensor, TensorInfo, WeightDtype } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { assembleHqq, declaresHqq } from './hqq-config.ts'
 import { groupOf, metaFields } from './hqq-meta.ts'
 import { fillsWords, hqqBits, packingOf } from './hqq-packing.ts'
 import { hqqLinears, unpackHqq } from './hqq-read.ts'
 import { chunkRows, packRowChunks } from './row-chunks.ts'
-import { bytesOf, floatBytes, tensorInfo, withData } from './stored.ts'
+import { floatBytes, tensorInfo, withData } from './stored.ts'
 
 /** The library computes in half precision; of a float32 model it takes float16 scales and widens them. */
 const scaleDtype = ({ dtype }: LinearScheme): WeightDtype => (dtype === 'BF16' ? 'BF16' : 'F16')

@@ -3,13 +3,15 @@
  * codes along each row, low bits first. Mode affine: W = q · scale + bias, `scales` and `biases` [out, in/g] in the model's dtype; the modes
  * of small floats: W = level[q] · scale, `scales` a byte each.
  */
+
 import type { CodedLinear, Format, LinearScheme, StoredTensor, TensorInfo } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { packLines, wordsFor } from './bits.ts'
 import { assembleMlx } from './mlx-config.ts'
 import { groupOf, modeNames, modeOf, modes } from './mlx-modes.ts'
 import { detectMlx, unpackMlx } from './mlx-read.ts'
 import { scaleBytes } from './scale-bytes.ts'
-import { bytesOf, floatBytes, tensorInfo, withData } from './stored.ts'
+import { floatBytes, tensorInfo, withData } from './stored.ts'
 
 const modeFor = (scheme: LinearScheme) => modes[modeOf(scheme)!]
 

@@ -20,9 +20,6 @@ export const withData = (layout: readonly TensorInfo[], data: readonly Uint8Arra
     return { ...tensor, data: data[i] }
   })
 
-export const bytesOf = (view: ArrayBufferView): Uint8Array =>
-  new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
-
 /** Scales or biases in their dtype. They must be exact in it: `storage` said so before they were chosen. */
 export const floatBytes = (values: Float32Array, dtype: WeightDtype): Uint8Array => fromFloat32(values, dtype)
 

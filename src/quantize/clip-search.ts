@@ -40,6 +40,11 @@ const clamped = (weights: Float32Array, maxima: Float32Array, limit: number): Fl
   return cut
 }
 
+/** Of parameters that the decoding has: others are empty. */
+const take = (from: Float32Array, into: Float32Array, at: number): void => {
+  if (into.length > 0) into[at] = from[at]
+}
+
 /**
  * Scales and offsets of every group: those of the cut that changes the group's own part of the outputs least, of two alike the weaker cut.
  * @param job with groups of columns, or whole rows
@@ -73,9 +78,6 @@ export const searchClip = async (
     // codes of the weights themselves, which may lie beyond the cut: AutoAWQ rounds the cut ones
     const { quantized } = step === 0 ? fitted : await quantizeLinear(kernels, { ...plain, given: fitted.quantized })
     best ??= { scales: quantized.scales.slice(), zeros: quantized.zeros.slice(), biases: quantized.biases.slice() }
-    const take = (from: Float32Array, into: Float32Array, at: number): void => {
-      if (into.length > 0) into[at] = from[at]
-    }
     await measureRows(kernels, plain, quantized, async ({ delta }, first, rows) => {
       const errors = await groupErrors(engine, delta, rows, blocks, size)
       for (let group = 0; group < groups; group++)

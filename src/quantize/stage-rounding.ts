@@ -115,30 +115,6 @@ const finiteWeights = (source: TensorSource): Float32Array | undefined => {
 }
 
 /**
- * Rounding to nearest where the tap is known: its squares weigh, and clip `awq` searches the cut of each group.
- * @param unclipped names of linears whose range stays as it is
- */
-export const nearestRounding = (
-  engine: Engine,
-  kernels: Kernels,
-  { gram }: Statistics,
-  { clip }: Recipe,
-  unclipped: ReadonlySet<string> = new Set(),
-): StageRounding => {
-  const weighting = diagonalOf(gram, Math.sqrt(gram.length))
-  const clipped = clipper(engine, kernels, gram, unclipped)
-  return {
-    damp: null,
-    deadChannels: deadChannels(gram, weighting.length),
-    async round(source, scheme, storage, shared) {
-      const job = jobOf(source, scheme, clip, { rounding: nearest, weighting }, storage, shared)
-      return roundJob(kernels, await clipped(job, scheme.name, () => finiteWeights(source)), scheme, null)
-    },
-    release: () => {},
-  }
-}
-
-/**
  * Gives a job the scales of AWQ's clip search, where its clip is that.
  * @param unclipped names of linears whose range stays as it is
  */
@@ -148,6 +124,32 @@ const clipper =
     const weights = job.clip === 'awq' && !unclipped.has(linear) ? read() : undefined
     return weights ? { ...job, given: await searchClip(engine, kernels, job, weights, gram) } : job
   }
+
+/**
+ * Rounding to nearest where the tap is known: its squares weigh, and clip `awq` searches the cut of each group.
+ * @param unclipped names of linears whose range stays as it is
+ * @param fallback why another method was not used; null: this was asked for
+ */
+export const nearestRounding = (
+  engine: Engine,
+  kernels: Kernels,
+  { gram }: Statistics,
+  { clip }: Recipe,
+  unclipped: ReadonlySet<string> = new Set(),
+  fallback: string | null = null,
+): StageRounding => {
+  const weighting = diagonalOf(gram, Math.sqrt(gram.length))
+  const clipped = clipper(engine, kernels, gram, unclipped)
+  return {
+    damp: null,
+    deadChannels: deadChannels(gram, weighting.length),
+    async round(source, scheme, storage, shared) {
+      const job = jobOf(source, scheme, clip, { rounding: nearest, weighting }, storage, shared)
+      return roundJob(kernels, await clipped(job, scheme.name, () => finiteWeights(source)), scheme, fallback)
+    },
+    release: () => {},
+  }
+}
 
 /** With fewer tokens than this for each input, error feedback fits noise and is worse than plain rounding on other text (docs/methods.md). */
 const leastTokensPerInput = 2
@@ -163,11 +165,12 @@ const leastTokensPerInput = 2
 export const feedbackRounding = async (
   engine: Engine,
   kernels: Kernels,
-  { gram, count, drift }: Statistics,
+  statistics: Statistics,
   recipe: Recipe,
   tap: string,
   unclipped: ReadonlySet<string> = new Set(),
 ): Promise<StageRounding> => {
+  const { gram, count, drift } = statistics
   const n = Math.sqrt(gram.length)
   const diagonal = diagonalOf(gram, n)
   const broken = diagonal.findIndex(value => !Number.isFinite(value))
@@ -177,17 +180,8 @@ export const feedbackRounding = async (
       `${tap}: channel ${broken} of its activations is not finite; the source's weights overflow on the calibration text`,
     )
   const { clip, damp, correct, refine } = recipe
-  const dead = deadChannels(gram, n)
-  const clipped = clipper(engine, kernels, gram, unclipped)
-  const fallBack = (reason: string): StageRounding => ({
-    damp: null,
-    deadChannels: dead,
-    async round(source, scheme, storage, shared) {
-      const job = jobOf(source, scheme, clip, { rounding: nearest, weighting: diagonal }, storage, shared)
-      return roundJob(kernels, await clipped(job, scheme.name, () => finiteWeights(source)), scheme, reason)
-    },
-    release: () => {},
-  })
+  const fallBack = (reason: string): StageRounding =>
+    nearestRounding(engine, kernels, statistics, recipe, unclipped, reason)
   if (count < n * leastTokensPerInput)
     return fallBack(`${count} tokens for ${n} inputs; error feedback needs ${n * leastTokensPerInput}`)
   const order = recipe.actOrder === 'none' ? undefined : actOrder(diagonal)
@@ -200,10 +194,11 @@ export const feedbackRounding = async (
     refine === 'cd' && !factored.zero
       ? await createRefiner(engine, kernels, dampedGram(gram, factored.damp))
       : undefined
+  const clipped = clipper(engine, kernels, gram, unclipped)
   const rounding: LinearRounding = { name: 'gptq', factor, actOrder: recipe.actOrder, order }
   return {
     damp: factored.damp,
-    deadChannels: dead,
+    deadChannels: deadChannels(gram, n),
     async round(source, scheme, storage, shared) {
       const job = jobOf(source, scheme, clip, { rounding, weighting: diagonal }, storage, shared)
       if (!correction && !refiner)

@@ -23,15 +23,14 @@ const withEngine = async (run: Run, work: (engine: Engine) => Promise<void>): Pr
   }
 }
 
-const plannedOf = ({ plan }: Run): ((stage: Stage) => readonly PlannedLinear[]) => {
-  const planned = new Map(plan.linears.map(linear => [linear.name, linear]))
-  return stage => stage.linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
-}
+/** Those of a stage that are quantized. */
+const linearsOf = ({ planned }: Run, { linears }: Stage): readonly PlannedLinear[] =>
+  linears.map(({ name }) => planned.get(name)).filter(linear => linear !== undefined)
 
-/** Whether an earlier run finished all that can be quantized with statistics. */
+/** Whether an earlier run finished all that can be quantized with statistics: then its facts are taken over. What its transform was is not kept, and found again. */
 const allFinished = (run: Run): boolean => {
   const inBlocks = run.plan.linears.filter(({ scheme }) => scheme.role === 'linear')
-  return inBlocks.filter(linear => takeFinished(run, linear)).length === inBlocks.length
+  return inBlocks.filter(linear => takeFinished(run, linear)).length === inBlocks.length && !run.scaled
 }
 
 /** Linears whose outputs attention compares: a cut of their range is amplified there, so AWQ leaves it as it is. */
@@ -59,7 +58,7 @@ const quantizeStage = async (
       ? await feedbackRounding(engine, kernels, statistics, plan.recipe, tap, unclipped)
       : nearestRounding(engine, kernels, statistics, plan.recipe, unclipped)
   try {
-    for (const linear of plannedOf(run)(stage).map(planned => withInputScale(planned, statistics, plan.recipe))) {
+    for (const linear of linearsOf(run, stage).map(planned => withInputScale(planned, statistics, plan.recipe))) {
       const kept = takeFinished(run, linear)
         ? undefined
         : await finishLinear(run, linear, rounding, await roundLinear(run, linear, rounding), outputs)
@@ -118,9 +117,7 @@ const runPass = (
   })
 
 /** Stage by stage: the tap's statistics, then its linears, then on through the quantized ones. */
-export const quantizeSequentially = async (run: Run, sample: CalibrationSample): Promise<void> => {
-  const linearsOf = plannedOf(run)
-  if (allFinished(run) && !run.scaled) return
+const quantizeSequentially = async (run: Run, sample: CalibrationSample): Promise<void> => {
   await runPass(run, sample, run.checkpoint, engine => ({
     ...(run.scaled
       ? {
@@ -130,7 +127,7 @@ export const quantizeSequentially = async (run: Run, sample: CalibrationSample):
         }
       : {}),
     known(stage) {
-      const linears = linearsOf(stage)
+      const linears = linearsOf(run, stage)
       if (!linears.every(({ name }) => run.output.earlier.has(name))) return undefined
       return new Map(linears.map(linear => [linear.name, () => storedWeight(run, linear)]))
     },
@@ -151,15 +148,14 @@ const quantizeBlock = async (run: Run, engine: Engine, block: Block, seen: Reado
     await quantizeStage(run, engine, block, stage, dividedStatistics(statistics, divided.get(stage)), zeroed)
 }
 
-/** Whether nothing of a block is left to do. What its transform was is not kept, and found again. */
+/** Whether nothing of a block is left to do. */
 const isFinished = (run: Run, { stages }: Block): boolean => {
-  const linears = stages.flatMap(plannedOf(run))
+  const linears = stages.flatMap(stage => linearsOf(run, stage))
   return !run.scaled && linears.every(({ name }) => run.output.earlier.has(name))
 }
 
 /** One pass over the unquantized model; each block is quantized when all its taps have been seen. */
-export const quantizeBehindPass = async (run: Run, sample: CalibrationSample): Promise<void> => {
-  if (allFinished(run) && !run.scaled) return
+const quantizeBehindPass = async (run: Run, sample: CalibrationSample): Promise<void> => {
   let seen = new Map<Stage, Seen>()
   await runPass(run, sample, run.source, engine => ({
     known: stage => {
@@ -178,8 +174,7 @@ export const quantizeBehindPass = async (run: Run, sample: CalibrationSample): P
 }
 
 /** From statistics on disk: nothing is run. */
-export const quantizeFromFile = async (run: Run, file: StatisticsFile): Promise<void> => {
-  if (allFinished(run) && !run.scaled) return
+const quantizeFromFile = async (run: Run, file: StatisticsFile): Promise<void> => {
   await withEngine(run, async engine => {
     for (const block of run.plan.model!.blocks) {
       run.context.signal.throwIfAborted()
@@ -188,4 +183,18 @@ export const quantizeFromFile = async (run: Run, file: StatisticsFile): Promise<
       await quantizeBlock(run, engine, block, new Map(seen))
     }
   })
+}
+
+/** Where a run learns what its taps see: a text, or a file. */
+export interface Known {
+  readonly sample: CalibrationSample | undefined
+  readonly stats: StatisticsFile | undefined
+}
+
+/** The linears of blocks, as far as something is known of what they read. */
+export const quantizeKnown = async (run: Run, { sample, stats }: Known): Promise<void> => {
+  if ((!sample && !stats) || allFinished(run)) return
+  if (stats) await quantizeFromFile(run, stats)
+  else if (run.plan.recipe.rounding === 'gptq') await quantizeSequentially(run, sample!)
+  else await quantizeBehindPass(run, sample!)
 }

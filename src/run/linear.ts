@@ -20,6 +20,8 @@ import { type OutputMeter, readStored, storeLinear } from './store-linear.ts'
 /** One run: its task, its means, and what it has finished. */
 export interface Run {
   readonly plan: Plan
+  /** Its linears, by name. */
+  readonly planned: ReadonlyMap<string, PlannedLinear>
   readonly source: Checkpoint
   /** What is quantized: the source, with what the transform has made of it. */
   readonly checkpoint: Checkpoint

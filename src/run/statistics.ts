@@ -11,11 +11,10 @@ import {
 import type { StatisticName } from '../contracts.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import type { LoadedModel } from '../evaluate/load-model.ts'
-import type { OutputRules } from '../pipeline.ts'
 import type { RunContext } from './context.ts'
-import { checkUnchanged, type Inputs, statisticsInputs, weightHashes } from './inputs.ts'
-import { earlierInputs, type FinishedPart, type Journal, openJournal, statisticsRun, takePublished } from './journal.ts'
-import { leaveRun, takeOver } from './resume.ts'
+import { type Inputs, statisticsInputs, weightHashes } from './inputs.ts'
+import { earlierInputs, type FinishedPart, type Journal, statisticsRun, takePublished } from './journal.ts'
+import { type OutputRules, runInJournal, takeOver } from './resume.ts'
 
 type StatisticsContext = Pick<RunContext, 'files' | 'clock' | 'progress' | 'signal'>
 
@@ -29,26 +28,25 @@ export const runStatistics = async (
   loaded: LoadedModel,
   sample: CalibrationSample,
   output: string,
-  { overwrite, resume }: OutputRules,
+  rules: OutputRules,
   pass: PassOptions,
   context: StatisticsContext,
 ): Promise<number> => {
-  const { files, clock, progress, signal } = context
-  const inputs = statisticsInputs(loaded.checkpoint, sample, resume ? earlierInputs(output, files) : undefined, files)
-  if (resume && takePublished(output, inputs, files)) {
+  const { files, progress } = context
+  const inputs = statisticsInputs(
+    loaded.checkpoint,
+    sample,
+    rules.resume ? earlierInputs(output, files) : undefined,
+    files,
+  )
+  if (rules.resume && takePublished(output, inputs, files)) {
     progress({ kind: 'note', text: 'an earlier run had finished it' })
     return tapsOf(loaded.plain).size
   }
-  const journal = openJournal(statisticsRun, output, inputs, resume, files, clock)
-  try {
-    await fillFile(engine, loaded, sample, inputs, journal, pass, context)
-    checkUnchanged(inputs, loaded.checkpoint, files)
-    signal.throwIfAborted()
-    journal.publish(overwrite)
-  } catch (error) {
-    leaveRun(journal, output, error, progress)
-    throw error
-  }
+  const { checkpoint } = loaded
+  await runInJournal({ kind: statisticsRun, output, inputs, checkpoint, rules }, context, journal =>
+    fillFile(engine, loaded, sample, inputs, journal, pass, context),
+  )
   return tapsOf(loaded.plain).size
 }
 

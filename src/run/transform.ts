@@ -47,12 +47,11 @@ export const transformBlock = async (
   block: Block,
   statistics: ReadonlyMap<Stage, Statistics>,
 ): Promise<ReadonlyMap<Stage, Float32Array>> => {
-  const { plan, scaled, kernels, output, transforms: reports } = run
+  const { plan, planned, scaled, kernels, output, transforms: reports } = run
   const { transform, clip, alpha } = plan.recipe
   const divided = new Map<Stage, Float32Array>()
   if (!scaled || transform === 'none') return divided
   const method = transforms[transform]
-  const planned = new Map(plan.linears.map(linear => [linear.name, linear]))
   const stored = new Map(plan.passed.map(({ name, stored }) => [name, stored.dtype as WeightDtype]))
   for (const stage of block.stages) {
     const tap = stage.linears[0].name

@@ -1,6 +1,9 @@
 /** Puts chosen factors into the weights: the producer's outputs are divided, the columns behind the tap multiplied. */
+
 import type { WeightDtype } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { type FloatDtype, fromFloat32, toFloat32 } from '../dtype/convert.ts'
+import { isFinitePositive } from './factors.ts'
 import type { Fold } from './fold.ts'
 import type { ScaledCheckpoint } from './scaled-checkpoint.ts'
 import { spread } from './transform.ts'
@@ -10,7 +13,7 @@ const rounded = (values: Float32Array, dtype: WeightDtype): Float32Array => toFl
 
 const valuesOf = ({ tensors }: ScaledCheckpoint, name: string): Float32Array => {
   const source = tensors.get(name)!
-  return toFloat32(source.read().slice(), source.dtype as FloatDtype)
+  return toFloat32(source.read(), source.dtype as FloatDtype)
 }
 
 /**
@@ -28,7 +31,7 @@ const dividedNorm = (
   )
   const effective = weight.map((value, i) => value / stored[i])
   for (const [i, factor] of effective.entries())
-    if (!(factor > 0 && Number.isFinite(factor))) {
+    if (!isFinitePositive(factor)) {
       stored[i] = weight[i]
       effective[i] = 1
     }
@@ -62,13 +65,12 @@ export const applyScales = (
 
 const inverse = (factors: Float32Array): Float32Array => factors.map(factor => 1 / factor)
 
-export const toBase64 = (factors: Float32Array): string =>
-  Buffer.from(factors.buffer, factors.byteOffset, factors.byteLength).toString('base64')
+export const toBase64 = (factors: Float32Array): string => Buffer.from(bytesOf(factors)).toString('base64')
 
 /** @returns undefined when it is no whole number of positive float32 */
 export const fromBase64 = (text: string): Float32Array | undefined => {
   const bytes = Uint8Array.from(Buffer.from(text, 'base64'))
   if (bytes.byteLength === 0 || bytes.byteLength % 4 !== 0) return undefined
   const factors = new Float32Array(bytes.buffer)
-  return factors.every(factor => factor > 0 && Number.isFinite(factor)) ? factors : undefined
+  return factors.every(isFinitePositive) ? factors : undefined
 }

@@ -1,4 +1,5 @@
 import type { Checkpoint, TensorSource } from '../contracts.ts'
+import { bytesOf } from '../dtype/bytes.ts'
 import { type FloatDtype, toFloat32 } from '../dtype/convert.ts'
 import { dtypeBits } from '../dtype/dtype.ts'
 
@@ -39,7 +40,7 @@ const asFloats = (source: TensorSource, values: (start: number, end: number) => 
     bytes,
     read(start = 0, end = bytes, into) {
       const found = values(start / floatBytes, end / floatBytes)
-      const stored = new Uint8Array(found.buffer, found.byteOffset, found.byteLength)
+      const stored = bytesOf(found)
       into?.set(stored)
       return into ?? stored
     },
@@ -57,7 +58,7 @@ export const scaledCheckpoint = (checkpoint: Checkpoint): ScaledCheckpoint => {
     tensors.set(
       name,
       asFloats(source, (first, end) => {
-        const values = toFloat32(source.read(first * size, end * size).slice(), source.dtype as FloatDtype)
+        const values = toFloat32(source.read(first * size, end * size), source.dtype as FloatDtype)
         multiply(values, first, inRow, factors.get(name)!)
         return values
       }),

@@ -57,11 +57,11 @@ export const smoothquant: ScaleTransform = {
     const errorOf = async (factors: Float32Array | undefined): Promise<number> =>
       (await loss(factors && spread(fold, factors))) + inputNoise(linears, x, factors)
     const before = await errorOf(undefined)
-    let best: ChosenScales = { factors: factorsAt(strengths[0]), exponent: strengths[0], loss: Infinity, before }
+    let best: ChosenScales | undefined
     for (const strength of strengths) {
       const factors = factorsAt(strength)
       const found = await errorOf(factors)
-      if (found < best.loss!) best = { factors, exponent: strength, loss: found, before }
+      if (found < (best?.loss ?? Number.POSITIVE_INFINITY)) best = { factors, exponent: strength, loss: found, before }
     }
     return best
   },

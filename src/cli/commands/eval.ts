@@ -1,8 +1,14 @@
 import { availableParallelism } from 'node:os'
-import { checkStatistics, hashesOfWeights, openStatistics, tapName } from '../../calibrate/statistics-file.ts'
+import { hashesOfWeights, openStatisticsOf, tapName } from '../../calibrate/statistics-file.ts'
 import type { ActivationScheme, Linear, StaticObserver } from '../../contracts.ts'
 import { createEngine } from '../../engine/ort/session.ts'
-import { checkActivations, schemesOf, withScheme } from '../../evaluate/activation-scheme.ts'
+import {
+  type Asked,
+  type AskedScheme,
+  checkActivations,
+  schemesOf,
+  withScheme,
+} from '../../evaluate/activation-scheme.ts'
 import { type Evaluation, evaluate, evaluationWindows } from '../../evaluate/evaluate.ts'
 import { type LoadedModel, loadModel } from '../../evaluate/load-model.ts'
 import { nodeFiles } from '../../io/files.ts'
@@ -19,23 +25,21 @@ const tokensOf = async ({ checkpoint, model }: LoadedModel, text: string): Promi
   return ids
 }
 
-/** Gives a static scheme the scale that the statistics of each input show. @throws QuantizeError bad-input for statistics of another model */
+/** A static scheme with the scale that the statistics of each linear's input show. @throws QuantizeError bad-input for statistics of another model */
 const settling = (
   { model, checkpoint }: LoadedModel,
+  scheme: ActivationScheme,
   observer: StaticObserver,
   path: string,
-): ((scheme: ActivationScheme, linear: Linear) => ActivationScheme) => {
-  const file = openStatistics(path, nodeFiles)
+): ((linear: Linear) => ActivationScheme) => {
+  const file = openStatisticsOf(path, model, hashesOfWeights(checkpoint, nodeFiles), nodeFiles)
   try {
-    checkStatistics(file, model, hashesOfWeights(checkpoint, nodeFiles))
-    const stages = model.blocks.flatMap(block => block.stages)
-    const seen = new Map(
-      stages.flatMap(stage => {
-        const statistics = file.read(tapName(stage))
-        return stage.linears.map(({ name }) => [name, statistics] as const)
-      }),
-    )
-    return (scheme, { name }) => withStaticScale(scheme, seen.get(name)!, observer, 'F32')
+    const settled = new Map<string, ActivationScheme>()
+    for (const stage of model.blocks.flatMap(block => block.stages)) {
+      const own = withStaticScale(scheme, file.read(tapName(stage)), observer, 'F32')
+      for (const { name } of stage.linears) settled.set(name, own)
+    }
+    return ({ name }) => settled.get(name)!
   } finally {
     file.close()
   }
@@ -46,17 +50,22 @@ const asAsked = (
   loaded: LoadedModel,
   { activationScheme: asked, outliers, stats }: Pick<EvalOptions, 'activationScheme' | 'outliers' | 'stats'>,
 ): { readonly loaded: LoadedModel; readonly warning?: string } => {
-  if (asked === undefined || asked === 'none') {
-    const { model, warning } = asked ? withScheme(loaded.model, asked) : { model: loaded.model }
-    checkActivations(model)
-    return { loaded: { ...loaded, model }, warning }
-  }
-  const { observer, ...given } = asked
-  const scheme = outliers ? { ...given, outliers } : given
-  const settle = observer && settling(loaded, observer, stats!)
-  const { model, warning } = withScheme(loaded.model, scheme, settle)
+  const { model, warning }: Asked =
+    asked === undefined ? { model: loaded.model } : underScheme(loaded, asked, outliers, stats)
   checkActivations(model)
   return { loaded: { ...loaded, model }, warning }
+}
+
+const underScheme = (
+  loaded: LoadedModel,
+  asked: AskedScheme | 'none',
+  outliers: number | undefined,
+  stats: string | undefined,
+): Asked => {
+  if (asked === 'none') return withScheme(loaded.model, asked)
+  const { observer, ...given } = asked
+  const scheme = outliers ? { ...given, outliers } : given
+  return withScheme(loaded.model, scheme, observer && settling(loaded, scheme, observer, stats!))
 }
 
 export const evalModel = async (options: EvalOptions, ui: Ui): Promise<void> => {

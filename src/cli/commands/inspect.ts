@@ -1,4 +1,4 @@
-import { checkStatistics, hashesOfWeights, openStatistics } from '../../calibrate/statistics-file.ts'
+import { hashesOfWeights, openStatisticsOf } from '../../calibrate/statistics-file.ts'
 import { openCheckpoint } from '../../checkpoint/open-checkpoint.ts'
 import { loadModel } from '../../evaluate/load-model.ts'
 import { type Inspection, inspectCheckpoint } from '../../inspect.ts'
@@ -53,9 +53,8 @@ const inspectionText = ({ path, files, modelType, tensors, bytes, dtypes, quanti
 const readProfile = (path: string, stats: string): ModelProfile => {
   const { checkpoint, plain } = loadModel(path, nodeFiles)
   try {
-    const file = openStatistics(stats, nodeFiles)
+    const file = openStatisticsOf(stats, plain, hashesOfWeights(checkpoint, nodeFiles), nodeFiles)
     try {
-      checkStatistics(file, plain, hashesOfWeights(checkpoint, nodeFiles))
       return profileModel(checkpoint, plain, file)
     } finally {
       file.close()

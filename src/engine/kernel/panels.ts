@@ -1,4 +1,5 @@
 import type { TensorSource } from '../../contracts.ts'
+import { bytesOf } from '../../dtype/bytes.ts'
 import { QuantizeError } from '../../errors.ts'
 import { forEachChunk } from './chunks.ts'
 import type { Region } from './heap.ts'
@@ -36,7 +37,7 @@ export const matrixOfValues = (name: string, values: Float32Array, out: number, 
   out,
   in: inputs,
   dtype: 'F32',
-  source: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+  source: bytesOf(values),
 })
 
 /** Rows of a matrix that one worker takes at once: whole panels but for the last. */

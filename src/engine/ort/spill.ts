@@ -1,3 +1,4 @@
+import { bytesOf } from '../../dtype/bytes.ts'
 import type { Files } from '../../io/files.ts'
 
 /** Values of chunks in a temporary file instead of in memory. */
@@ -16,8 +17,6 @@ interface Place {
   readonly position: number
   readonly bytes: number
 }
-
-const bytesOf = (data: Float32Array): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 
 /**
  * @param path free; nothing of it is worth keeping after a crash, so it is never synced
