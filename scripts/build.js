@@ -1,13 +1,15 @@
 /**
  * Builds the package: AssemblyScript kernels → src/engine/kernel/kernels.wasm and kernels.d.ts (both are ignored by git, and read by tests, which run
- * from src), then TypeScript → dist, with the files that the compiler does not copy beside it.
- * `node scripts/build.js --kernels` stops after the kernels.
+ * from src), then TypeScript → dist, with the files that are no modules beside it.
+ * `node scripts/build.js --kernels` stops after the kernels; `node scripts/build.js FOLDER` fills FOLDER from the kernels that there are.
+ *
+ * dist is one module, with the packages in it that are many small files: opening 400 of them took a fifth of a second at every start.
  */
-import { spawnSync } from 'node:child_process'
-import { copyFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import asc from 'assemblyscript/asc'
+import { build } from 'esbuild'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const kernelFolder = 'src/engine/kernel'
@@ -18,6 +20,21 @@ const copied = [
   'text/tokenizer-worker.js',
   'text/whitespace.js',
 ]
+
+/** Packages that are loaded where they are installed: native code, workers of their own, what only some runs need. */
+const separate = [
+  '@bufbuild/protobuf',
+  '@huggingface/tokenizers',
+  'onnx-buf',
+  'onnxruntime-node',
+  'ora',
+  'tinypool',
+  'yaml',
+]
+
+/** For packages of CommonJS in the bundle that require modules of Node. */
+const requireOfBundled =
+  "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);"
 
 /**
  * No runtime, no imports but the memory, no data segments: every worker instantiates the module over one shared memory, and a data
@@ -45,20 +62,48 @@ const buildKernels = async () => {
   writeFileSync(`${root}${kernelFolder}/kernels.d.ts`, exportsInterface(outputs.get(`${kernelFolder}/kernels.d.ts`)))
 }
 
-const buildTypeScript = () => {
-  rmSync(`${root}dist`, { recursive: true, force: true })
-  const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc')
-  const { status } = spawnSync(process.execPath, [compiler, '-p', 'tsconfig.build.json'], {
-    cwd: root,
-    stdio: 'inherit',
+/** Folders of the packages whose files went into a bundle. */
+const packagesOf = ({ inputs }) =>
+  new Set(Object.keys(inputs).flatMap(path => /^node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? []))
+
+/** The licences of what a bundle took in, as they ask for it. */
+const licencesOf = folders =>
+  [...folders]
+    .sort()
+    .map(folder => {
+      const file = readdirSync(join(root, folder)).find(name => /^licen[cs]e/i.test(name))
+      if (!file) throw new Error(`${folder} has no licence`)
+      const { name, version, license } = JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8'))
+      return `${name} ${version}, ${license}\n\n${readFileSync(join(root, folder, file), 'utf8').trim()}\n`
+    })
+    .join('\n\n')
+
+const buildModule = async out => {
+  rmSync(out, { recursive: true, force: true })
+  const { metafile } = await build({
+    absWorkingDir: root,
+    entryPoints: { main: 'src/cli/main.ts' },
+    outdir: out,
+    bundle: true,
+    external: separate,
+    platform: 'node',
+    target: 'node20',
+    format: 'esm',
+    metafile: true,
+    logLevel: 'error',
+    banner: { js: requireOfBundled },
   })
-  if (status !== 0) throw new Error('the TypeScript sources do not compile')
-  for (const file of copied) copyFileSync(`${root}src/${file}`, `${root}dist/${file}`)
+  writeFileSync(join(out, 'LICENCES.txt'), licencesOf(packagesOf(metafile)))
+  for (const file of copied) {
+    mkdirSync(dirname(join(out, file)), { recursive: true })
+    copyFileSync(join(root, 'src', file), join(out, file))
+  }
 }
 
 try {
-  await buildKernels()
-  if (!process.argv.includes('--kernels')) buildTypeScript()
+  const [argument] = process.argv.slice(2)
+  if (argument === undefined || argument === '--kernels') await buildKernels()
+  if (argument !== '--kernels') await buildModule(argument ?? join(root, 'dist'))
 } catch (error) {
   process.stderr.write(`build: ${error.message}\n`)
   process.exitCode = 1

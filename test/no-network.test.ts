@@ -1,8 +1,7 @@
 /** No command opens a socket, asks for a name or starts a process: the built command line runs under a preload that forbids them all. */
 import { execFileSync, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
-import { createRequire } from 'node:module'
-import { extname, join } from 'node:path'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { tinyLlama } from './helpers/command-line.ts'
@@ -16,12 +15,7 @@ const quantized = join(folder, 'quantized')
 
 /** The package as it is shipped, built from these sources into a folder of its own. */
 const build = (): void => {
-  const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc')
-  const out = join(folder, 'dist')
-  execFileSync(process.execPath, [compiler, '-p', 'tsconfig.build.json', '--noCheck', '--outDir', out], { cwd: root })
-  const notCompiled = (path: string): boolean =>
-    fs.statSync(path).isDirectory() || ['.js', '.wasm'].includes(extname(path))
-  fs.cpSync(join(root, 'src'), out, { recursive: true, filter: notCompiled })
+  execFileSync(process.execPath, [join(root, 'scripts/build.js'), join(folder, 'dist')])
   for (const name of ['bin', 'data', 'package.json'])
     fs.cpSync(join(root, name), join(folder, name), { recursive: true })
   fs.symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))

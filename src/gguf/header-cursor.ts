@@ -13,7 +13,8 @@ const firstBytes = 65_536
 export class HeaderCursor {
   readonly #files: Files
   readonly #descriptor: number
-  readonly #file: string
+  /** The file's name as messages show it. */
+  readonly #shown: string
   readonly fileBytes: number
   #bytes = new Uint8Array(0)
   #view = new DataView(this.#bytes.buffer)
@@ -24,7 +25,7 @@ export class HeaderCursor {
   constructor(files: Files, descriptor: number, file: string) {
     this.#files = files
     this.#descriptor = descriptor
-    this.#file = file
+    this.#shown = printable(file)
     this.fileBytes = files.statOpen(descriptor).bytes
   }
 
@@ -33,7 +34,7 @@ export class HeaderCursor {
   }
 
   fail(problem: string, code: 'bad-input' | 'unsupported' = 'bad-input'): never {
-    throw new QuantizeError(code, `${printable(this.#file)}: ${this.where}${problem}`)
+    throw new QuantizeError(code, `${this.#shown}: ${this.where}${problem}`)
   }
 
   /** Bytes between here and the end of the file, or of the longest header. */
@@ -44,7 +45,7 @@ export class HeaderCursor {
   /** Passes `count` bytes; returns where they begin. */
   skip(count: number): number {
     const start = this.#at
-    const end = add(start, count, `${printable(this.#file)}: ${this.where}a length`)
+    const end = add(start, count, `${this.#shown}: ${this.where}a length`)
     if (end > this.fileBytes)
       this.fail(`the file is cut off: it ends at byte ${this.fileBytes}, inside its header; copy or download it again`)
     if (end > maxHeaderBytes) this.fail(`the header is longer than ${maxHeaderBytes} bytes`)
@@ -66,13 +67,13 @@ export class HeaderCursor {
   /** A u64 that counts something. */
   count(what: string): number {
     const start = this.skip(8)
-    return toSize(this.#view.getBigUint64(start, true), `${printable(this.#file)}: ${this.where}${what}`)
+    return toSize(this.#view.getBigUint64(start, true), `${this.#shown}: ${this.where}${what}`)
   }
 
   /** An i64 that counts something. */
   signedCount(what: string): number {
     const start = this.skip(8)
-    return toSize(this.#view.getBigInt64(start, true), `${printable(this.#file)}: ${this.where}${what}`)
+    return toSize(this.#view.getBigInt64(start, true), `${this.#shown}: ${this.where}${what}`)
   }
 
   /** Passes a string; returns the range of its bytes. */

@@ -5,6 +5,7 @@ import { gunzipSync } from 'node:zlib'
 import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { printable } from '../io/printable.ts'
+import { packageFile } from '../package-files.ts'
 
 /** Text to calibrate with. */
 export interface Corpus {
@@ -17,8 +18,7 @@ export interface Corpus {
 }
 
 const maxBytes = 256 << 20 // half a string's limit in V8, and 4000 times the text that the default windows take
-/** data/ lies beside src/ and dist/, two folders above this file in both. */
-const bundledPath = fileURLToPath(new URL('../../data/calibration.jsonl.gz', import.meta.url))
+const bundledPath = fileURLToPath(packageFile('../data/calibration.jsonl.gz'))
 
 /**
  * Reads a corpus whole.

@@ -4,6 +4,7 @@ import { QuantizeError } from '../errors.ts'
 import type { Files } from '../io/files.ts'
 import { parseJsonObject } from '../io/parse-json.ts'
 import { printable } from '../io/printable.ts'
+import { packageFile } from '../package-files.ts'
 import { type Confined, confine, ExcessError } from './confined.ts'
 import { type Cutting, cuttingOf, pieces } from './cut.ts'
 
@@ -44,7 +45,7 @@ const tokenizerName = 'tokenizer.json'
 const configName = 'tokenizer_config.json'
 /** The largest published tokenizer.json is about 35 MB. As many brackets become 1.2 GB of lists, below every heap limit of Node. */
 const maxJsonBytes = 2 ** 26
-export const workerScript = new URL('./tokenizer-worker.js', import.meta.url)
+export const workerScript = packageFile('text/tokenizer-worker.js')
 
 /**
  * The token ids of each document, by the model's tokenizer.json.

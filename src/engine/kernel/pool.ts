@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { Tinypool } from 'tinypool'
+import { packageFile } from '../../package-files.ts'
 import { createHeap, type Heap, maxPages } from './heap.ts'
 import type { KernelExports } from './kernels.d.ts'
 
@@ -22,10 +23,10 @@ export interface Kernels extends Heap {
  * @param threads at least 1; the calling thread only reads, copies and waits
  */
 export const createKernels = async (threads: number): Promise<Kernels> => {
-  const module = new WebAssembly.Module(readFileSync(new URL('./kernels.wasm', import.meta.url)))
+  const module = new WebAssembly.Module(readFileSync(packageFile('engine/kernel/kernels.wasm')))
   const memory = new WebAssembly.Memory({ initial: 1, maximum: maxPages, shared: true })
   const pool = new Tinypool({
-    filename: new URL('./worker.js', import.meta.url).href,
+    filename: packageFile('engine/kernel/worker.js').href,
     runtime: 'worker_threads',
     minThreads: threads,
     maxThreads: threads,
