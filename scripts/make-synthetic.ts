@@ -27,7 +27,7 @@ const { blocks, hidden, intermediate, vocabulary, filled } = command.opts<{
   vocabulary: number
   filled?: true
 }>()
-const headDim = 128
+const headDim = Math.min(128, hidden / 4)
 const [heads, kvHeads] = [hidden / headDim, hidden / headDim / 4]
 const info = (name: string, ...shape: number[]) => ({
   name,
