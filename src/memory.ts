@@ -7,7 +7,7 @@ import { chunkRowsOf, chunkSizes } from './engine/ort/activations.ts'
 import { cutAtTaps, linearsOf, widths } from './engine/ort/segments.ts'
 import { QuantizeError } from './errors.ts'
 import type { Plan, PlannedLinear } from './plan.ts'
-import type { Recipe } from './recipe.ts'
+import { looksAhead, type Recipe } from './recipe.ts'
 
 /** What a run holds in memory, and what it does without. */
 export interface MemoryPlan {
@@ -154,8 +154,7 @@ export const planMemory = ({ model, linears, recipe }: Plan, budget: number, thr
   const work = Math.max(forward, rounding, embeddingBytes(model!, tokens)) + block
   const decoded = most(blocks.map(decodedBytes))
   const peakOf = (held: number): number => Math.ceil(slack * (baseBytes.calibrated + work + held))
-  const looksAhead = recipe.transform !== 'none' && recipe.rounding !== 'nearest'
-  const passes = 1 + (recipe.correct > 0 ? 1 : 0) + (looksAhead ? 1 : 0)
+  const passes = 1 + (recipe.correct > 0 ? 1 : 0) + (looksAhead(recipe) ? 1 : 0)
   const inMemory = passes * 4 * elements * tokens.total
   const inFile = passes * 4 * elements * tokens.chunkRows
   const least = peakOf(inFile)

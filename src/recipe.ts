@@ -66,6 +66,10 @@ export interface Recipe {
   readonly shardBytes: number
 }
 
+/** Whether a run sees each block twice: unquantized, for its transform, and while it is quantized. */
+export const looksAhead = ({ transform, rounding }: Pick<Recipe, 'transform' | 'rounding'>): boolean =>
+  transform !== 'none' && rounding !== 'nearest'
+
 /** A scheme for the linears whose module name matches. */
 export interface Override {
   readonly glob: string

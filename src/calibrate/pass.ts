@@ -38,7 +38,7 @@ export interface PassOptions {
   readonly spill?: Spill
   /** Also computes the unquantized model, beside what becomes of it, and gives Statistics.drift. */
   readonly drift?: boolean
-  /** After each chunk of tokens through the part of a block that computes one tap. */
+  /** After each chunk of tokens through the part of a block that computes one tap, in a second pass over it as well. */
   readonly onChunk: (block: Block, stage: Stage | undefined, done: number, of: number) => void
 }
 
@@ -122,8 +122,11 @@ const lookAhead = async (
   const found = new Map<Stage, Statistics>()
   for (const stage of block.stages) {
     const accumulator = accumulatorOf(engine, stage, activations.seqLen, options)
-    for await (const tap of pass.advance(linear => read(linear.weight)))
+    let done = 0
+    for await (const tap of pass.advance(linear => read(linear.weight))) {
       await accumulator.add(tap!.transposed, tap!.rows)
+      options.onChunk(block, stage, ++done, pass.chunks)
+    }
     found.set(stage, accumulator.finish().statistics)
   }
   pass.abandon()

@@ -3,6 +3,7 @@ import type { CalibrationSample } from '../calibrate/sample.ts'
 import type { Block, Stage } from '../contracts.ts'
 import type { Plan, PlannedLinear } from '../plan.ts'
 import type { Report } from '../progress.ts'
+import { looksAhead } from '../recipe.ts'
 
 /** A sweep's multiply-add against one of a product: it runs at a fifth of the speed (docs/performance.md). */
 const sweepWeight = 5
@@ -38,10 +39,14 @@ export const createMeter = (plan: Plan, sample: CalibrationSample | undefined, p
     const index = stage ? block.stages.indexOf(stage) : block.stages.length
     return tokens * (weightsOf(block.stages[index - 1]) + (stage?.width ?? 0) ** 2 / 2)
   }
+  /** Behind the last tap of the model nothing is computed. */
+  const partsOf = (block: Block): readonly (Stage | undefined)[] => [
+    ...(looksAhead(plan.recipe) ? block.stages : []),
+    ...block.stages,
+    ...(block === blocks.at(-1) ? [] : [undefined]),
+  ]
   const total =
-    blocks
-      .flatMap(block => [...block.stages, undefined].map(stage => passWork(block, stage)))
-      .reduce((sum, work) => sum + work, 0) +
+    blocks.flatMap(block => partsOf(block).map(stage => passWork(block, stage))).reduce((sum, work) => sum + work, 0) +
     plan.linears.reduce((sum, linear) => sum + linearWork(linear, sample !== undefined), 0)
   let done = 0
   let finished = 0

@@ -11,6 +11,7 @@ import { planMemory } from '../../src/memory.ts'
 import { buildModel } from '../../src/model/graph.ts'
 import { runPlan } from '../../src/pipeline.ts'
 import { planRun } from '../../src/plan.ts'
+import type { Report } from '../../src/progress.ts'
 import { type RecipeRequest, resolveRecipe } from '../../src/recipe.ts'
 import { hashesOf, readReport, tinyLlama } from './command-line.ts'
 
@@ -47,13 +48,14 @@ export const runOnce = async (
   files: Files,
   output: string,
   resume = true,
+  progress: Report = () => {},
 ): Promise<void> => {
   const checkpoint = openCheckpoint(join(source, 'model.safetensors'), files)
   try {
     const config = readJsonObject(join(source, 'config.json'), files)!
     const plan = planRun(checkpoint, buildModel(config, checkpoint.tensors, 'config.json'), resolveRecipe(request))
     const memory = planMemory(plan, Number.POSITIVE_INFINITY, 1)
-    const context = { files, clock, memory, threads: 1, progress: () => {}, signal: new AbortController().signal }
+    const context = { files, clock, memory, threads: 1, progress, signal: new AbortController().signal }
     await runPlan(plan, checkpoint, config, output, { overwrite: false, resume }, context)
   } finally {
     checkpoint.close()
