@@ -1,3 +1,4 @@
+import { granularity } from '../quantize/granularity.ts'
 import { isFinitePositive, normalized } from './factors.ts'
 import { power } from './power.ts'
 import { gathered, type ScaleTransform, spread, type TapToScale } from './transform.ts'
@@ -7,23 +8,21 @@ const steps = 20
 /** So many candidates, the best by a sample of rows, are tried on all of them. */
 const finalists = 2
 
-/** Columns of a group. */
-const groupSize = (group: TapToScale['linears'][number]['group'], inputs: number): number =>
-  typeof group === 'number' ? group : inputs
-
 /** [in]: the mean over all rows of |w| divided by the largest |w| of its group (AutoAWQ, quantize/quantizer.py). */
 const relativeMagnitude = (linears: TapToScale['linears']): Float32Array => {
   const inputs = linears[0].in
   const sums = new Float64Array(inputs)
   let rows = 0
   for (const { out, group, weights } of linears) {
-    const size = groupSize(group, inputs)
+    const { size } = granularity(group, inputs)
     rows += out
     for (let row = 0; row < out; row++)
-      for (let start = row * inputs, column = 0; column < inputs; column += size, start += size) {
+      for (let first = 0; first < inputs; first += size) {
+        const start = row * inputs
+        const end = Math.min(first + size, inputs)
         let most = 0
-        for (let i = start; i < start + size; i++) most = Math.max(most, Math.abs(weights[i]))
-        for (let i = 0; i < size; i++) sums[column + i] += Math.abs(weights[start + i]) / (most + 1e-6)
+        for (let i = first; i < end; i++) most = Math.max(most, Math.abs(weights[start + i]))
+        for (let i = first; i < end; i++) sums[i] += Math.abs(weights[start + i]) / (most + 1e-6)
       }
   }
   return Float32Array.from(sums, sum => sum / rows)
