@@ -106,4 +106,32 @@ describe('awq', () => {
     const found = await awq.fit(tap(async factors => (factors ? 1 : 2), { fold: shared }))
     expect(found!.factors).toHaveLength(width / 2)
   })
+
+  it.each<[TapToScale['linears'][number]['group'], number]>([
+    [64, 64],
+    ['channel', 192],
+    ['block', 128],
+  ])('measures weights within their groups: %s', async (group, size) => {
+    const inputs = 192
+    const wide: Fold = { ...fold, channels: inputs, channelOf: channelsBehind(inputs) }
+    const weights = randomWeights(3, inputs, 9)
+    const statistics: Statistics = {
+      count: 1,
+      gram: new Float32Array(0),
+      channels: { ...statisticsOf(new Float32Array(inputs).fill(1)).channels! },
+    }
+    const found = await awq.fit(
+      tap(async factors => (factors ? 1 : 2), {
+        ...{ fold: wide, statistics, linears: [{ out: 3, in: inputs, group, weights }] },
+      }),
+    )
+    expect(found!.exponent).toBe(0) // then only weights count: s = 1 / w̄
+    const relative = Array.from({ length: inputs }, (_, column) => {
+      const first = Math.floor(column / size) * size
+      const rows = [0, 1, 2].map(row => weights.subarray(row * inputs, (row + 1) * inputs).map(Math.abs))
+      return rows.reduce((sum, row) => sum + row[column] / Math.max(...row.subarray(first, first + size)), 0) / 3
+    })
+    const products = relative.map((w, i) => w * found!.factors[i])
+    for (const product of products) expect(product / products[0]).toBeCloseTo(1, 2)
+  })
 })
