@@ -19,7 +19,7 @@ import type { RunContext } from './run/context.ts'
 import { convertRounding } from './run/convert-rounding.ts'
 import { type Inputs, inputsOf, weightHashes } from './run/inputs.ts'
 import { earlierInputs, type Finished, type Journal, modelRun, takePublished } from './run/journal.ts'
-import { finishLinear, type Run, roundLinear, takeFinished } from './run/linear.ts'
+import { type Begun, finishLinear, type Run, roundLinear, takeFinished } from './run/linear.ts'
 import { openOutput } from './run/output.ts'
 import { createMeter } from './run/progress-meter.ts'
 import { type OutputRules, runInJournal } from './run/resume.ts'
@@ -132,6 +132,11 @@ const fillFolder = async (
   }
 }
 
+/** Begun while others are finished: one linear, or several as small as these together, so that the workers need not wait for this thread. */
+const weightsAhead = 2 ** 22
+
+const weightsOf = ({ scheme }: PlannedLinear): number => scheme.out * scheme.in
+
 /** All linears that need no calibration or lie outside the blocks. */
 const quantizeDataFree = async (run: Run): Promise<void> => {
   const { kernels, plan, checkpoint, weightings } = run
@@ -140,19 +145,28 @@ const quantizeDataFree = async (run: Run): Promise<void> => {
       ? convertRounding(kernels, plan, checkpoint as DecodedCheckpoint)
       : plainRounding(kernels, plan.recipe, weightings?.of)
   const todo = plan.linears.filter(linear => !run.facts.has(linear.name) && !takeFinished(run, linear))
+  const begun: Promise<Begun>[] = []
   // a decoded source keeps one linear in memory: with two at a time it would decode each twice
-  const ahead = !isDecoded(checkpoint)
-  const begin = (linear: PlannedLinear | undefined) => linear && roundLinear(run, linear, rounding)
-  let next = ahead ? begin(todo[0]) : undefined
+  const ahead = isDecoded(checkpoint) ? 0 : weightsAhead
+  let [next, weights] = [0, 0]
+  const beginUpTo = (most: number): void => {
+    while (next < todo.length && weights < most) {
+      const linear = todo[next++]
+      weights += weightsOf(linear)
+      begun.push(roundLinear(run, linear, rounding))
+      begun.at(-1)!.catch(() => {}) // it is thrown when its turn comes
+    }
+  }
   try {
-    for (const [i, linear] of todo.entries()) {
-      const rounded = await (next ?? begin(linear)!)
-      next = ahead ? begin(todo[i + 1]) : undefined
-      next?.catch(() => {}) // it is thrown when its turn comes
+    for (const linear of todo) {
+      beginUpTo(Math.max(ahead, 1))
+      const rounded = await begun.shift()!
+      weights -= weightsOf(linear)
+      beginUpTo(ahead)
       await finishLinear(run, linear, rounding, rounded)
     }
   } finally {
-    await next?.catch(() => {})
+    await Promise.allSettled(begun)
   }
 }
 
