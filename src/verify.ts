@@ -7,6 +7,7 @@ import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
 import { hashTensor } from './checkpoint/tensor-pieces.ts'
 import type { Checkpoint, Configs, QuantizedLinear, TensorSource, WeightDtype } from './contracts.ts'
 import { openDecoded } from './decoded-checkpoint.ts'
+import { fromBase64 } from './dtype/base64.ts'
 import { isFloat } from './dtype/convert.ts'
 import type { Dtype } from './dtype/dtype.ts'
 import { measureRows } from './engine/kernel/measure.ts'
@@ -22,7 +23,8 @@ import { maxReportBytes, reportName } from './pipeline.ts'
 import { parseReport } from './report/json.ts'
 import { weightError } from './report/measure.ts'
 import type { LinearReport, Report } from './report/schema.ts'
-import { applyScales, fromBase64 } from './transform/apply.ts'
+import { applyScales } from './transform/apply.ts'
+import { isFinitePositive } from './transform/factors.ts'
 import { channelsBehind } from './transform/fold.ts'
 import { scaledCheckpoint } from './transform/scaled-checkpoint.ts'
 
@@ -119,7 +121,7 @@ const transformed = (source: Checkpoint, output: Checkpoint, { transforms }: Rep
     const norm = via === 'norm' ? output.tensors.get(divided[0])?.dtype : 'F32'
     const fits =
       (norm === 'F32' || norm === 'F16' || norm === 'BF16') &&
-      values !== undefined &&
+      values?.every(isFinitePositive) === true &&
       weight !== undefined &&
       columns.every(({ shape }) => shape.length === 2 && shape[1] === width) &&
       weight.shape[0] === values.length &&

@@ -1,10 +1,11 @@
 /** Fits the transform of a block's taps, and puts it into the weights that are read from here on. */
 import type { Block, Stage, Statistics, WeightDtype } from '../contracts.ts'
+import { toBase64 } from '../dtype/base64.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import type { PlannedLinear } from '../plan.ts'
 import { multiplyColumns, sampledRows, stacked, trialLoss } from '../quantize/trial.ts'
 import type { TransformReport } from '../report/schema.ts'
-import { applyScales, toBase64 } from '../transform/apply.ts'
+import { applyScales } from '../transform/apply.ts'
 import { type Fold, foldedTensors, foldOf } from '../transform/fold.ts'
 import { transforms } from '../transform/index.ts'
 import type { ScaleTransform } from '../transform/transform.ts'
