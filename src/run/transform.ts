@@ -11,9 +11,12 @@ import { transforms } from '../transform/index.ts'
 import type { ScaleTransform } from '../transform/transform.ts'
 import { type Run, sourceWeights } from './linear.ts'
 
-/** Tensors that a transform may still change when a run begins: they go along block by block. */
-export const waitingTensors = ({ plan: { model, recipe } }: Pick<Run, 'plan'>): ReadonlySet<string> =>
-  new Set(recipe.transform === 'none' ? [] : model!.blocks.flatMap(foldedTensors))
+/** Tensors that are not known yet when a run begins: those that a transform may change, which go along block by block, and biases to be corrected. */
+export const waitingTensors = ({ plan: { model, recipe, passed } }: Pick<Run, 'plan'>): ReadonlySet<string> =>
+  new Set([
+    ...(recipe.transform === 'none' ? [] : model!.blocks.flatMap(foldedTensors)),
+    ...passed.flatMap(({ name, correctedWith }) => (correctedWith === undefined ? [] : [name])),
+  ])
 
 /** A fold that the transform can use, or why not. */
 const usableFold = (
@@ -96,7 +99,8 @@ export const transformBlock = async (
     })
   }
   const waiting = new Set(foldedTensors(block))
-  for (const { name } of plan.passed) if (waiting.has(name)) output.pass(name)
+  for (const { name, correctedWith } of plan.passed)
+    if (waiting.has(name) && correctedWith === undefined) output.pass(name)
   return divided
 }
 
