@@ -14,6 +14,7 @@ import { plainRounding } from './quantize/stage-rounding.ts'
 import { buildReport } from './report/build.ts'
 import { parseReport, reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
+import { passCorrectedBiases } from './run/bias-correction.ts'
 import { type Known, quantizeKnown } from './run/calibrated.ts'
 import type { RunContext } from './run/context.ts'
 import { convertRounding } from './run/convert-rounding.ts'
@@ -118,6 +119,7 @@ const fillFolder = async (
       const waiting = waitingTensors(run)
       for (const { name } of plan.passed) if (!waiting.has(name)) output.pass(name)
       await quantizeKnown(run, { sample, stats })
+      passCorrectedBiases(run)
       await quantizeDataFree(run)
     } finally {
       output.flush()
@@ -241,7 +243,12 @@ const reportOf = (
       tensors,
       ...facts.get(name)!,
     })),
-    kept: plan.passed.map(({ name, reason }) => ({ name, reason })),
+    kept: plan.passed
+      .filter(({ correctedWith }) => correctedWith === undefined)
+      .map(({ name, reason }) => ({ name, reason })),
+    corrected: plan.linears.flatMap(({ name: linear, bias }) =>
+      bias ? [{ name: bias.name, linear, shift: facts.get(linear)!.correction!.shift }] : [],
+    ),
     dropped: [...plan.dropped],
     warnings: [
       ...plan.warnings,

@@ -45,6 +45,8 @@ export interface PlannedLinear {
   readonly sharedWith: readonly string[]
   /** What it becomes in the output. */
   readonly tensors: readonly TensorInfo[]
+  /** Its bias in the output, where the run corrects it. */
+  readonly bias?: TensorInfo
 }
 
 export interface KeptLinear {
@@ -60,6 +62,8 @@ export interface PassedTensor {
   readonly reason: string
   /** In the output: of another dtype, where the format or --dtype wants one. */
   readonly stored: TensorInfo
+  /** Of a bias that the run corrects: its linear. */
+  readonly correctedWith?: string
 }
 
 export interface Plan {
@@ -120,6 +124,29 @@ const passedReason = (model: Model | undefined): string =>
     ? 'stored as it was: not the weight of a linear in a block'
     : 'stored as it was: not a two-dimensional weight, or an embedding, norm or head by its name'
 
+const correctedReason = 'corrected for the error of the weights beside it (--bias-correction)'
+
+/** Names of the biases of linears, by those of the linears. @throws QuantizeError bad-option when there are none */
+const biasesOf = (linears: readonly PlannedLinear[], { blocks }: Model): ReadonlyMap<string, string> => {
+  const planned = new Set(linears.map(({ name }) => name))
+  const inBlocks = blocks.flatMap(({ stages }) => stages).flatMap(stage => stage.linears)
+  const biases = new Map(
+    inBlocks.flatMap(({ name, bias }) => (bias && planned.has(name) ? [[name, bias.tensor] as const] : [])),
+  )
+  if (biases.size > 0) return biases
+  throw new QuantizeError('bad-option', '--bias-correction: no linear that is quantized has a bias; leave it out')
+}
+
+/** @param bias as the output stores it @throws QuantizeError unsupported for a dtype to which none is rounded */
+const withBias = (linear: PlannedLinear, bias: TensorInfo): PlannedLinear => {
+  const { name, dtype } = bias
+  if (dtype === 'F32' || dtype === 'F16' || dtype === 'BF16') return { ...linear, bias }
+  throw new QuantizeError(
+    'unsupported',
+    `${name} would be stored as ${dtype}; --bias-correction stores F32, F16 or BF16: give --dtype`,
+  )
+}
+
 const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
 
 /**
@@ -136,10 +163,12 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
       `${checkpoint.path}: --method ${recipe.method} runs the model, but ${architecture}; methods that need no architecture: ${dataFreeMethods().join(', ')}`,
     )
   const format = formatNamed(recipe.format)
-  const { linears, kept, narrowed } = chooseLinears(checkpoint, model, recipe, format)
-  const untied = model?.tied === true && linears.some(({ scheme }) => scheme.role === 'head')
+  const { linears: chosen, kept, narrowed } = chooseLinears(checkpoint, model, recipe, format)
+  const biases = recipe.biasCorrection ? biasesOf(chosen, model!) : new Map<string, string>()
+  const linearOf = new Map([...biases].map(([linear, bias]) => [bias, linear]))
+  const untied = model?.tied === true && chosen.some(({ scheme }) => scheme.role === 'head')
   const replaced = new Map(
-    linears.filter(({ scheme }) => !(untied && scheme.role === 'head')).map(linear => [linear.weight.tensor, linear]),
+    chosen.filter(({ scheme }) => !(untied && scheme.role === 'head')).map(linear => [linear.weight.tensor, linear]),
   )
   const keptBy = new Map(kept.map(linear => [linear.weight.tensor, linear]))
   const rest = [...tensors.values()].filter(({ name }) => !replaced.has(name))
@@ -150,9 +179,15 @@ export const planRun = (checkpoint: Checkpoint, architecture: Model | string, re
     .filter(tensor => !dropped.some(({ name }) => name === tensor.name))
     .map(tensor => {
       const { reason = passedReason(model), dtype } = keptBy.get(tensor.name) ?? {}
-      return passedTensor(tensor, reason, recipe, format, dtype)
+      const correctedWith = linearOf.get(tensor.name)
+      const why = correctedWith === undefined ? reason : correctedReason
+      return { ...passedTensor(tensor, why, recipe, format, dtype), correctedWith }
     })
   const stored = new Map(passed.map(({ name, stored }) => [name, stored]))
+  const linears = chosen.map(linear => {
+    const bias = biases.get(linear.name)
+    return bias === undefined ? linear : withBias(linear, stored.get(bias)!)
+  })
   const outputs = [
     ...[...tensors.keys()].flatMap(name => replaced.get(name)?.tensors ?? stored.get(name) ?? []),
     ...(untied ? linears.filter(({ scheme }) => scheme.role === 'head').flatMap(linear => linear.tensors) : []),

@@ -51,6 +51,10 @@ export const checkParts = (
   if (clip === 'awq' && choose) refuse(`--clip awq: format ${name} has scales of its own search; use --clip minmax`)
   if (correct > 0 && request.stats !== undefined)
     refuse('--correct follows a model while it is quantized, which --stats does without; leave one of them out')
+  if (correct > 0 && request.biasCorrection)
+    refuse(
+      '--correct moves the outputs of linears on purpose, and --bias-correction would move their means back; leave one of them out',
+    )
   if (request.stats !== undefined)
     for (const key of ['calib', 'samples', 'seqLen', 'seed'] as const)
       if (request.explicit?.has(key)) refuse(`--${key === 'seqLen' ? 'seq-len' : key} has no effect with --stats`)

@@ -51,6 +51,8 @@ export interface Recipe {
   /** Share of the way to weights that make up for quantized linears before them (engine/ort/drift.ts); 0: none of it. */
   readonly correct: number
   readonly refine: Refinement
+  /** Biases make up for what rounding takes from the mean of outputs (quantize/bias-correction.ts). */
+  readonly biasCorrection: boolean
   readonly format: string
   readonly unfit: 'error' | 'keep'
   /** Of a conversion: values that the format cannot hold exactly are rounded to nearest. */
@@ -116,6 +118,7 @@ export interface RecipeRequest {
   readonly damp?: number
   readonly correct?: number
   readonly refine?: Refinement
+  readonly biasCorrection?: boolean
   readonly format?: string
   readonly unfit?: 'error' | 'keep'
   readonly nonfinite?: 'error' | 'zero'
@@ -182,8 +185,11 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   checkTypes(request, chosen)
   if (request.imatrix !== undefined && !chosen.choose)
     refuse(`--imatrix: only GGUF's types weigh by one, not format ${format}`)
-  if (request.imatrix !== undefined && (method.rounding !== 'nearest' || request.stats !== undefined))
-    refuse(`--imatrix has no effect with --method ${method.name}, which measures its own importances; leave it out`)
+  const { biasCorrection = false } = request
+  if (request.imatrix !== undefined && (method.rounding !== 'nearest' || request.stats !== undefined || biasCorrection))
+    refuse(
+      `--imatrix has no effect with ${biasCorrection ? '--bias-correction' : `--method ${method.name}`}, which measures its own importances; leave it out`,
+    )
   const bits = bitsOf(grid, request.bits, facts.defaults?.bits ?? method.bits)
   const group = request.group ?? (facts.impliedGroup ? 'implied' : usualGroup(request, grid, facts, method))
   const actOrder = request.actOrder ?? method.actOrder
@@ -195,13 +201,13 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const clip = request.clip ?? method.clip
   const activations = request.activations === 'none' ? null : (request.activations ?? method.activations)
   const activationScales = request.activationScales ?? method.activationScales
-  const needsData = needsText({ rounding: method.rounding, transform, clip, activationScales })
+  const needsData = needsText({ rounding: method.rounding, transform, clip, activationScales, biasCorrection })
   const feedback = method.rounding !== 'nearest'
   const refine = request.refine ?? (feedback ? facts.defaults?.refine : undefined) ?? method.refine
   if (refine === 'cd' && actOrder === 'g_idx')
     refuse('--refine cd: groups of --act-order g_idx are fitted during the sweep; use --act-order static')
-  const correct =
-    request.correct ?? (feedback && !request.stats ? facts.defaults?.correct : undefined) ?? method.correct
+  const correctable = feedback && !request.stats && !biasCorrection
+  const correct = request.correct ?? (correctable ? facts.defaults?.correct : undefined) ?? method.correct
   checkParts(request, { transform, clip, actOrder, group, correct }, chosen)
   checkStatic(request, { activations, activationScales, transform, group, rounding: method.rounding })
   return {
@@ -226,6 +232,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     damp: request.damp ?? method.damp,
     correct,
     refine,
+    biasCorrection,
     format,
     unfit: request.unfit ?? defaults.unfit,
     lossy: false,
@@ -284,6 +291,7 @@ export const conversionRecipe = (request: ConversionRequest, typical: LinearSche
       damp: 0,
       correct: 0,
       refine: 'none',
+      biasCorrection: false,
       nonfinite: defaults.nonfinite,
       imatrix: null,
       stats: null,

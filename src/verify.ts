@@ -7,6 +7,7 @@ import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
 import { hashTensor } from './checkpoint/tensor-pieces.ts'
 import type { Checkpoint, Configs, QuantizedLinear, TensorSource, WeightDtype } from './contracts.ts'
 import { openDecoded } from './decoded-checkpoint.ts'
+import { fromBase64 } from './dtype/base64.ts'
 import { isFloat } from './dtype/convert.ts'
 import type { Dtype } from './dtype/dtype.ts'
 import { measureRows } from './engine/kernel/measure.ts'
@@ -19,10 +20,12 @@ import { printable } from './io/printable.ts'
 import { product } from './io/size.ts'
 import { filesIn, hashFile } from './io/whole-file.ts'
 import { maxReportBytes, reportName } from './pipeline.ts'
+import { changeOf, rootMeanSquare, shiftedBias } from './quantize/bias-correction.ts'
 import { parseReport } from './report/json.ts'
 import { weightError } from './report/measure.ts'
-import type { LinearReport, Report } from './report/schema.ts'
-import { applyScales, fromBase64 } from './transform/apply.ts'
+import type { CorrectedReport, LinearReport, Report } from './report/schema.ts'
+import { applyScales } from './transform/apply.ts'
+import { isFinitePositive } from './transform/factors.ts'
 import { channelsBehind } from './transform/fold.ts'
 import { scaledCheckpoint } from './transform/scaled-checkpoint.ts'
 
@@ -35,6 +38,8 @@ export interface Verification {
   readonly linears: number | null
   /** Tensors that are bit for bit those of the source; null without a source. */
   readonly kept: number | null
+  /** Biases that are bit for bit those of the source with the shifts of the report; null without a source. */
+  readonly corrected: number | null
 }
 
 const refuse = (where: string, problem: string): never => {
@@ -106,6 +111,36 @@ const storedAs = (source: TensorSource, dtype: Dtype): TensorSource => {
   return castSource(source, dtype)
 }
 
+const isWeightDtype = (dtype: Dtype | undefined): dtype is WeightDtype =>
+  dtype === 'F32' || dtype === 'F16' || dtype === 'BF16'
+
+const keptTensor = (output: Checkpoint, name: string): TensorSource =>
+  output.tensors.get(name) ?? refuse(output.path, `holds no tensor ${printable(name)}; the report lists it`)
+
+/**
+ * Whether a bias is the source's, transformed, with the shift that the report tells, and moved so far as it says.
+ * The shift itself is not computed again: it needs the calibration pass.
+ * @throws QuantizeError bad-input
+ */
+const checkCorrected = (
+  source: Checkpoint,
+  output: Checkpoint,
+  { name, linear, shift }: CorrectedReport,
+  { linears }: Report,
+): void => {
+  const [bias, stored] = [sourceTensor(source, name), keptTensor(output, name)]
+  const misfit = (): never => refuse(output.path, `the shift of ${printable(name)} does not fit the source`)
+  const values = fromBase64(shift) ?? misfit()
+  const dtype = isWeightDtype(stored.dtype) ? stored.dtype : misfit()
+  if (!isFloat(bias.dtype) || product(bias.shape, name) !== values.length) misfit()
+  if (hashTensor(stored) !== hashTensor(castSource(shiftedBias(bias, values), dtype)))
+    refuse(output.path, `${printable(name)} is not the source's with the shift that the report tells`)
+  const change = rootMeanSquare(changeOf(bias, values, dtype))
+  const said = linears.find(({ name }) => name === linear)?.biasShift
+  if (change !== said)
+    refuse(output.path, `${printable(linear)}: biasShift is ${change}; the report says ${said ?? null}`)
+}
+
 /** The source with the transform that the report tells put into its weights again. @throws QuantizeError bad-input for one that cannot be */
 const transformed = (source: Checkpoint, output: Checkpoint, { transforms }: Report): Checkpoint => {
   if (transforms.every(({ factors }) => factors === null)) return source
@@ -118,8 +153,8 @@ const transformed = (source: Checkpoint, output: Checkpoint, { transforms }: Rep
     const width = columns[0]?.shape[1] ?? 0
     const norm = via === 'norm' ? output.tensors.get(divided[0])?.dtype : 'F32'
     const fits =
-      (norm === 'F32' || norm === 'F16' || norm === 'BF16') &&
-      values !== undefined &&
+      isWeightDtype(norm) &&
+      values?.every(isFinitePositive) === true &&
       weight !== undefined &&
       columns.every(({ shape }) => shape.length === 2 && shape[1] === width) &&
       weight.shape[0] === values.length &&
@@ -161,17 +196,23 @@ const checkAgainst = async (
     each(linear.name)
   }
   for (const { name } of report.kept) {
-    const kept =
-      output.tensors.get(name) ?? refuse(output.path, `holds no tensor ${printable(name)}; the report lists it`)
+    const kept = keptTensor(output, name)
     if (hashTensor(kept) !== hashTensor(storedAs(sourceTensor(source, name), kept.dtype)))
       refuse(output.path, `${printable(name)} differs from the source's; the report says that it was kept`)
     each(name)
   }
+  for (const corrected of report.corrected) {
+    checkCorrected(source, output, corrected, report)
+    each(corrected.name)
+  }
+  const corrected = new Set(report.corrected.map(({ linear }) => linear))
+  const unlisted = report.linears.find(({ name, biasShift }) => biasShift !== null && !corrected.has(name))
+  if (unlisted) refuse(output.path, `the bias of ${printable(unlisted.name)} is not among those that were corrected`)
 }
 
 /**
  * Reads an output again: sizes and hashes of its files against its report and, given the source, the error of every linear (to the bit)
- * and every tensor that was kept. The output errors are not computed again: they need the calibration pass.
+ * and every tensor that was kept or corrected. The output errors are not computed again: they need the calibration pass.
  * @param folder an output of `quantize`
  * @param each after each file, linear and tensor
  * @throws QuantizeError bad-input at the first difference, with both values
@@ -190,7 +231,7 @@ export const verify = async (
   checkFiles(folder, report, files, each)
   const unlisted = filesIn(folder, files).filter(name => name !== reportName && !Object.hasOwn(report.outputs, name))
   const counted = { files: Object.keys(report.outputs).length, unlisted }
-  if (sourcePath === undefined) return { ...counted, linears: null, kept: null }
+  if (sourcePath === undefined) return { ...counted, linears: null, kept: null, corrected: null }
   const opened: Checkpoint[] = []
   let kernels: Kernels | undefined
   try {
@@ -201,7 +242,8 @@ export const verify = async (
     opened.push(output)
     kernels = await createKernels()
     await checkAgainst(kernels, source, output, report, files, each)
-    return { ...counted, linears: report.linears.length, kept: report.kept.length }
+    const { linears, kept, corrected } = report
+    return { ...counted, linears: linears.length, kept: kept.length, corrected: corrected.length }
   } finally {
     await kernels?.close()
     for (const checkpoint of opened) checkpoint.close()

@@ -17,10 +17,10 @@ export interface Visit {
   readonly zeroed: number
 }
 
-/** Weights [out, in] by linear name; asked for whenever a stage runs, so that they need not be kept. */
+/** Weights [out, in] by linear name, and biases [out] by tensor name; asked for whenever a stage runs, so that they need not be kept. */
 export type Weights = ReadonlyMap<string, () => Float32Array>
 
-/** Both give the weights that replace those of the stage's linears from here on; others stay as they are. */
+/** Both give what replaces the weights and biases of the stage's linears from here on; others stay as they are. */
 export interface Visitor {
   /** Before anything of a block is visited: what its taps see with its weights as they are, behind the blocks that were replaced. A second pass over the block. */
   ahead?(block: Block, statistics: ReadonlyMap<Stage, Statistics>): Promise<void>
@@ -156,7 +156,7 @@ export const calibratedPass = async (
     if (visitor.ahead) await visitor.ahead(block, await lookAhead(engine, block, activations, read, options))
     const replaced = new Map<string, () => Float32Array>()
     const weight: LinearWeight = linear => replaced.get(linear.name)?.() ?? original(linear)
-    const pass = createBlockPass(engine, block, activations, read)
+    const pass = createBlockPass(engine, block, activations, view => replaced.get(view.tensor)?.() ?? read(view))
     const originalPass = unquantized && createBlockPass(engine, block, unquantized, read)
     for (const stage of block.stages) {
       const known = visitor.known(stage)

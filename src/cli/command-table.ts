@@ -27,6 +27,7 @@ export const commandTable = {
         'damp',
         'correct',
         'refine',
+        'biasCorrection',
         'format',
       ] as const),
       ...([

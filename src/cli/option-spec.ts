@@ -1,5 +1,5 @@
 /** What an option is, and how the table of options says it. */
-import { type Method, methods, needsText } from '../method/index.ts'
+import { type Method, methods, needsText, type Parts } from '../method/index.ts'
 import { defaults } from '../recipe.ts'
 import type { ValueKind } from './values.ts'
 
@@ -7,7 +7,7 @@ import type { ValueKind } from './values.ts'
 export type Need = 'data' | 'feedback'
 
 /** Why an option of each need has no effect with a method; undefined where it has. */
-export const idleReason: Readonly<Record<Need, (method: Method) => string | undefined>> = {
+export const idleReason: Readonly<Record<Need, (method: Method & Parts) => string | undefined>> = {
   data: method => (needsText(method) ? undefined : 'it needs no data'),
   feedback: method => (method.rounding === 'nearest' ? 'it rounds each weight to nearest' : undefined),
 }

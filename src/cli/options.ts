@@ -127,6 +127,10 @@ export const optionTable = {
     needs: 'feedback',
     help: 'after error feedback: nothing, or coordinate descent on codes and scales (cd)',
   }),
+  biasCorrection: flag({
+    flag: 'bias-correction',
+    help: 'add to the bias of each quantized linear what rounding its weights takes from the mean of its outputs: needs text or --stats',
+  }),
   grid: optional(gridName, 'int', {
     flag: 'grid',
     aliases: ['quant-type', 'data-type'],

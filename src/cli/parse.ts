@@ -127,9 +127,10 @@ const readOptions = (command: CommandName, args: readonly string[]) => {
 }
 
 /** An option that the method does not use is an error: accepted and ignored, it would mislead. */
-const checkUse = ({ method: name, explicit, transform, clip, activationScales }: QuantizeOptions): void => {
+const checkUse = ({ method: name, explicit, ...asked }: QuantizeOptions): void => {
   const preset = methods[name]
-  const method = { ...preset, transform: transform ?? preset.transform, clip: clip ?? preset.clip, activationScales }
+  const { transform = preset.transform, clip = preset.clip, activationScales, biasCorrection } = asked
+  const method = { ...preset, transform, clip, activationScales, biasCorrection }
   for (const key of explicit) {
     const { flag, needs } = optionSpec(key)
     const reason = needs && idleReason[needs](method)

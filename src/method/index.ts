@@ -41,11 +41,12 @@ export interface Parts {
   readonly transform: TransformName
   readonly clip: ClipName
   readonly activationScales: ActivationObserver
+  readonly biasCorrection?: boolean
 }
 
 /** Whether these parts work from what the model's taps see. */
-export const needsText = ({ rounding, transform, clip, activationScales }: Parts): boolean =>
-  rounding === 'gptq' || transform !== 'none' || clip === 'awq' || activationScales !== 'dynamic'
+export const needsText = ({ rounding, transform, clip, activationScales, biasCorrection = false }: Parts): boolean =>
+  rounding === 'gptq' || transform !== 'none' || clip === 'awq' || activationScales !== 'dynamic' || biasCorrection
 
 /** What most presets have in common. */
 const plain = {

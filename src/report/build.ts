@@ -3,6 +3,14 @@ import type { LinearScheme, TensorInfo } from '../contracts.ts'
 import { decibels, type WeightError } from './measure.ts'
 import type { LinearReport, Report, TotalsReport } from './schema.ts'
 
+/** Of a linear's bias. */
+export interface BiasCorrection {
+  /** What was added to it, [out], before it was rounded to its dtype: float32 in base64. */
+  readonly shift: string
+  /** Root mean square of how far it moved, as stored. */
+  readonly change: number
+}
+
 /** What a run knows of one quantized linear, measured on the reopened output. */
 export interface LinearFacts {
   readonly scheme: LinearScheme
@@ -15,8 +23,10 @@ export interface LinearFacts {
   readonly fallback: string | null
   readonly error: WeightError
   readonly clippedFraction: number
-  /** tr(ΔW G ΔWᵀ) / tr(W G Wᵀ); null without calibration data. */
+  /** tr(ΔW G ΔWᵀ) / tr(W G Wᵀ), less what a corrected bias makes up for; null without calibration data. */
   readonly relativeOutputError: number | null
+  /** null: its bias is as it was, or it has none. */
+  readonly correction: BiasCorrection | null
   readonly damp: number | null
   readonly deadChannels: number | null
   /** Weights, and activations of its tap, that were not finite and taken as 0. */
@@ -62,6 +72,7 @@ const linearReport = (facts: LinearFacts): LinearReport => {
     weightMse: error.mse,
     sqnrDb: error.sqnrDb,
     relativeOutputError: facts.relativeOutputError,
+    biasShift: facts.correction?.change ?? null,
     maxAbsError: error.maxAbsError,
     clippedFraction: facts.clippedFraction,
     damp: facts.damp,
@@ -98,6 +109,7 @@ export const buildReport = ({ linears, run, ...rest }: ReportFacts): Report => (
   transforms: rest.transforms,
   linears: linears.map(linearReport),
   kept: rest.kept,
+  corrected: rest.corrected,
   dropped: rest.dropped,
   warnings: rest.warnings,
   totals: totalsReport(linears, run),

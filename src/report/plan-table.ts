@@ -34,6 +34,7 @@ export const planDocument = (plan: Plan, memory: MemoryPlan, output: string) => 
 
 export const planTable = (plan: Plan, memory: MemoryPlan, output: string): string => {
   const { linears, passed, warnings, totals, recipe } = plan
+  const corrected = linears.filter(({ bias }) => bias).length
   const widest = linears.reduce((width, { name }) => Math.max(width, printable(name).length), 0)
   const rows = linears.map(linear => {
     const { name, out, in: inputs, bits, group } = linear.scheme
@@ -43,7 +44,7 @@ export const planTable = (plan: Plan, memory: MemoryPlan, output: string): strin
     ...rows,
     '',
     `${linears.length} linears of ${totals.quantizedWeights} weights at ${totals.bitsPerWeight.toFixed(3)} bits a weight; the whole file ${totals.bitsPerWeightOverall.toFixed(3)}`,
-    `${passed.length} tensors stay as they are`,
+    `${passed.length - corrected} tensors stay as they are${corrected > 0 ? `, ${corrected} biases are corrected` : ''}`,
     `tensor data ${totals.bytesBefore} -> ${totals.bytesAfter} bytes`,
     `memory: about ${gigabytes(memory.peak)} of the ${gigabytes(memory.budget)} that may be used, ${gigabytes(memory.least)} at least`,
     `disk: ${gigabytes(totals.bytesAfter)} for tensors${memory.spillBytes > 0 ? `, ${gigabytes(memory.spillBytes)} of activations in a temporary file meanwhile` : ''}`,

@@ -23,6 +23,8 @@ export const linearSchema = z.strictObject({
   weightMse: amount,
   sqnrDb: z.number().nullable(),
   relativeOutputError: amount.nullable(),
+  /** Reports of earlier versions lack it. */
+  biasShift: amount.nullable().default(null),
   maxAbsError: amount,
   clippedFraction: share,
   damp: amount.nullable(),
@@ -63,6 +65,9 @@ export const transformSchema = z.strictObject({
   reason: z.string().nullable(),
 })
 
+/** A bias that a run changed. */
+export const correctedSchema = z.strictObject({ name: z.string(), linear: z.string(), shift: z.base64() })
+
 /** Where the statistics of taps come from. */
 export const statisticsSchema = z.strictObject({
   of: z.enum(['quantized prefix', 'unquantized model']),
@@ -96,11 +101,12 @@ export const reportSchema = z.strictObject({
     sha256: z.record(z.string(), sha256),
   }),
   calibration: calibrationSchema.nullable(),
-  /** Reports of earlier versions have neither. */
+  /** Reports of earlier versions lack the fields with a default. */
   statistics: statisticsSchema.nullable().default(null),
   transforms: z.array(transformSchema).default([]),
   linears: z.array(linearSchema),
   kept: z.array(reasonSchema),
+  corrected: z.array(correctedSchema).default([]),
   dropped: z.array(reasonSchema),
   warnings: z.array(z.string()),
   totals: totalsSchema,
@@ -110,5 +116,6 @@ export const reportSchema = z.strictObject({
 export type Report = z.infer<typeof reportSchema>
 export type LinearReport = z.infer<typeof linearSchema>
 export type CalibrationReport = z.infer<typeof calibrationSchema>
+export type CorrectedReport = z.infer<typeof correctedSchema>
 export type TransformReport = z.infer<typeof transformSchema>
 export type TotalsReport = z.infer<typeof totalsSchema>

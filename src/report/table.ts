@@ -118,7 +118,7 @@ const millions = (weights: number): string =>
 
 const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
 
-const totalLines = ({ totals, linears, kept }: Report): string[] => {
+const totalLines = ({ totals, linears, kept, corrected }: Report): string[] => {
   const fellBack = linears.filter(({ fallback }) => fallback !== null).length
   const percent = ((100 * totals.bytesAfter) / (totals.bytesBefore || 1)).toFixed(1)
   return [
@@ -129,6 +129,7 @@ const totalLines = ({ totals, linears, kept }: Report): string[] => {
     ...(fellBack > 0
       ? [`${plural(fellBack, 'linear')} rounded to nearest instead of gptq (fallback in the report)`]
       : []),
+    ...(corrected.length > 0 ? [`biases corrected for the error of their weights: ${corrected.length}`] : []),
     ...(kept.length > 0 ? [`${plural(kept.length, 'tensor')} kept as they were (reasons in the report)`] : []),
   ]
 }

@@ -1,5 +1,5 @@
 /** Quantizes the blocks by what their taps see: in one pass that quantizes as it goes, or from what the unquantized model showed. */
-import { calibratedPass, type PassOptions, type Visitor } from '../calibrate/pass.ts'
+import { calibratedPass, type PassOptions, type Visitor, type Weights } from '../calibrate/pass.ts'
 import type { CalibrationSample } from '../calibrate/sample.ts'
 import { type StatisticsFile, tapName } from '../calibrate/statistics-file.ts'
 import { readWeight } from '../checkpoint/read-weight.ts'
@@ -10,6 +10,7 @@ import type { PlannedLinear } from '../plan.ts'
 import { feedbackRounding, nearestRounding } from '../quantize/stage-rounding.ts'
 import { withStaticScale } from '../quantize/static-scale.ts'
 import type { Recipe } from '../recipe.ts'
+import { storedBias } from './bias-correction.ts'
 import { finishLinear, type Run, roundLinear, storedWeight, takeFinished } from './linear.ts'
 import { dividedStatistics, transformBlock } from './transform.ts'
 
@@ -39,7 +40,17 @@ const comparedLinears = ({ ops }: Block): ReadonlySet<string> => {
   return new Set(ops.flatMap(op => (op.op === 'linear' && compared.has(op.y) ? [op.linear] : [])))
 }
 
-/** Rounds the linears behind a tap. Returns the weights [out, in] that the output holds, by name; read back when they are not kept. */
+/** What the output holds of a finished linear, by name: its weight, and its bias where that is corrected. @param kept the weight, where it need not be read back */
+const storedParts = (
+  run: Run,
+  linear: PlannedLinear,
+  kept?: Float32Array,
+): readonly (readonly [name: string, values: () => Float32Array])[] => [
+  [linear.name, () => kept ?? storedWeight(run, linear)],
+  ...(linear.bias ? [[linear.bias.name, () => storedBias(run, linear)] as const] : []),
+]
+
+/** Rounds the linears behind a tap. Returns what the output holds of them. */
 const quantizeStage = async (
   run: Run,
   engine: Engine,
@@ -47,7 +58,7 @@ const quantizeStage = async (
   stage: Stage,
   statistics: Statistics,
   zeroed: number,
-): Promise<ReadonlyMap<string, () => Float32Array>> => {
+): Promise<Weights> => {
   const { plan, context, kernels } = run
   const replaced = new Map<string, () => Float32Array>()
   const outputs = { engine, statistics, zeroed, keepDecoded: context.memory.keepDecoded }
@@ -62,7 +73,7 @@ const quantizeStage = async (
       const kept = takeFinished(run, linear)
         ? undefined
         : await finishLinear(run, linear, rounding, await roundLinear(run, linear, rounding), outputs)
-      replaced.set(linear.name, () => kept ?? storedWeight(run, linear))
+      for (const [name, values] of storedParts(run, linear, kept)) replaced.set(name, values)
     }
   } finally {
     rounding.release()
@@ -71,9 +82,9 @@ const quantizeStage = async (
 }
 
 /** What a recipe needs to know of taps beside their Gram matrices. */
-const collectedFor = ({ transform, activationScales }: Recipe): ReadonlySet<StatisticName> =>
+const collectedFor = ({ transform, activationScales, biasCorrection }: Recipe): ReadonlySet<StatisticName> =>
   new Set<StatisticName>([
-    ...(transform !== 'none' || activationScales !== 'dynamic' ? ['channels' as const] : []),
+    ...(transform !== 'none' || activationScales !== 'dynamic' || biasCorrection ? ['channels' as const] : []),
     ...(activationScales === 'mse' || activationScales === 'percentile' ? ['histogram' as const] : []),
   ])
 
@@ -129,7 +140,7 @@ const quantizeSequentially = async (run: Run, sample: CalibrationSample): Promis
     known(stage) {
       const linears = linearsOf(run, stage)
       if (!linears.every(({ name }) => run.output.earlier.has(name))) return undefined
-      return new Map(linears.map(linear => [linear.name, () => storedWeight(run, linear)]))
+      return new Map(linears.flatMap(linear => storedParts(run, linear)))
     },
     visit: ({ stage, block, statistics, zeroed }) => quantizeStage(run, engine, block, stage, statistics, zeroed),
   }))

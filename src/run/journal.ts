@@ -28,9 +28,9 @@ export interface FinishedPart {
   readonly tensors: Readonly<Record<string, string>>
 }
 
-/** A linear, or a tensor that goes along unchanged. */
+/** A linear, or a tensor that is stored beside them. */
 export interface Finished extends FinishedPart {
-  /** null for a tensor that went along unchanged. */
+  /** null for a tensor that is no quantized weight. */
   readonly facts: FinishedFacts | null
 }
 
@@ -54,6 +54,7 @@ const finishedSchema = partSchema.extend({
       }),
       clippedFraction: amount,
       relativeOutputError: amount.nullable(),
+      correction: z.strictObject({ shift: z.base64(), change: amount }).nullable(),
       damp: amount.nullable(),
       deadChannels: z.int().nonnegative().nullable(),
       zeroedWeights: z.int().nonnegative(),

@@ -117,7 +117,7 @@ export const finishLinear = async (
   const finite = plan.recipe.nonfinite === 'zero' ? finiteSource(stored) : undefined // each weight is read once here: they are counted
   const { decoded, sha256, ...measured } = await storeLinear(
     kernels,
-    finite?.source ?? stored,
+    { weight: finite?.source ?? stored, bias: linear.bias && checkpoint.tensors.get(linear.bias.name) },
     linear,
     quantized,
     plan.format,

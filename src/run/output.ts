@@ -55,8 +55,8 @@ export interface Output {
   readonly notes: readonly string[]
   /** Takes a finished tensor or linear down in the journal. */
   finish(record: Finished): void
-  /** Copies a tensor as it is, in pieces, unless an earlier run did. */
-  pass(name: string): void
+  /** Copies a tensor in pieces, as it is or from a source that stands for it, unless an earlier run did. */
+  pass(name: string, source?: TensorSource): void
   /** Makes what is finished durable, whatever comes then. */
   flush(): void
   /**
@@ -106,8 +106,8 @@ export const openOutput = (
       left: beside.left,
       notes,
       finish,
-      pass: name => {
-        if (!earlier.has(name)) finish(passTensor(castSource(checkpoint.tensors.get(name)!, stored.get(name)!), writer))
+      pass: (name, source = checkpoint.tensors.get(name)!) => {
+        if (!earlier.has(name)) finish(passTensor(castSource(source, stored.get(name)!), writer))
       },
       flush: journal.flush,
       complete(configs) {

@@ -1,18 +1,22 @@
 /** Fits the transform of a block's taps, and puts it into the weights that are read from here on. */
 import type { Block, Stage, Statistics, WeightDtype } from '../contracts.ts'
+import { toBase64 } from '../dtype/base64.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import type { PlannedLinear } from '../plan.ts'
 import { multiplyColumns, sampledRows, stacked, trialLoss } from '../quantize/trial.ts'
 import type { TransformReport } from '../report/schema.ts'
-import { applyScales, toBase64 } from '../transform/apply.ts'
+import { applyScales } from '../transform/apply.ts'
 import { type Fold, foldedTensors, foldOf } from '../transform/fold.ts'
 import { transforms } from '../transform/index.ts'
 import type { ScaleTransform } from '../transform/transform.ts'
 import { type Run, sourceWeights } from './linear.ts'
 
-/** Tensors that a transform may still change when a run begins: they go along block by block. */
-export const waitingTensors = ({ plan: { model, recipe } }: Pick<Run, 'plan'>): ReadonlySet<string> =>
-  new Set(recipe.transform === 'none' ? [] : model!.blocks.flatMap(foldedTensors))
+/** Tensors that are not known yet when a run begins: those that a transform may change, which go along block by block, and biases to be corrected. */
+export const waitingTensors = ({ plan: { model, recipe, passed } }: Pick<Run, 'plan'>): ReadonlySet<string> =>
+  new Set([
+    ...(recipe.transform === 'none' ? [] : model!.blocks.flatMap(foldedTensors)),
+    ...passed.flatMap(({ name, correctedWith }) => (correctedWith === undefined ? [] : [name])),
+  ])
 
 /** A fold that the transform can use, or why not. */
 const usableFold = (
@@ -95,7 +99,8 @@ export const transformBlock = async (
     })
   }
   const waiting = new Set(foldedTensors(block))
-  for (const { name } of plan.passed) if (waiting.has(name)) output.pass(name)
+  for (const { name, correctedWith } of plan.passed)
+    if (waiting.has(name) && correctedWith === undefined) output.pass(name)
   return divided
 }
 

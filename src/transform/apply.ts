@@ -1,7 +1,6 @@
 /** Puts chosen factors into the weights: the producer's outputs are divided, the columns behind the tap multiplied. */
 
 import type { WeightDtype } from '../contracts.ts'
-import { bytesOf } from '../dtype/bytes.ts'
 import { type FloatDtype, fromFloat32, toFloat32 } from '../dtype/convert.ts'
 import { isFinitePositive } from './factors.ts'
 import type { Fold } from './fold.ts'
@@ -64,13 +63,3 @@ export const applyScales = (
 }
 
 const inverse = (factors: Float32Array): Float32Array => factors.map(factor => 1 / factor)
-
-export const toBase64 = (factors: Float32Array): string => Buffer.from(bytesOf(factors)).toString('base64')
-
-/** @returns undefined when it is no whole number of positive float32 */
-export const fromBase64 = (text: string): Float32Array | undefined => {
-  const bytes = Uint8Array.from(Buffer.from(text, 'base64'))
-  if (bytes.byteLength === 0 || bytes.byteLength % 4 !== 0) return undefined
-  const factors = new Float32Array(bytes.buffer)
-  return factors.every(isFinitePositive) ? factors : undefined
-}

@@ -51,6 +51,7 @@ describe('defaults', () => {
         damp: undefined,
         format: undefined,
         groupFallback: false,
+        biasCorrection: false,
         unfit: 'error',
         calib: 'bundled',
         samples: 128,

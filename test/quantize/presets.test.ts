@@ -25,6 +25,7 @@ describe('methods', () => {
       { transform: 'smoothquant' },
       { clip: 'awq' },
       { activationScales: 'minmax' },
+      { biasCorrection: true },
     ] as const)
       expect(needsText({ ...parts, ...one })).toBe(true)
   })

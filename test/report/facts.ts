@@ -42,6 +42,7 @@ export const linearFacts = (
   error: error(sqnrDb),
   clippedFraction: 0.001,
   relativeOutputError,
+  correction: null,
   damp: 0.01,
   deadChannels: 0,
   zeroedWeights: 0,
@@ -79,6 +80,7 @@ export const reportFacts: ReportFacts = {
     { ...linearFacts('model.layers.1.mlp.down_proj', 128, 384, null, 0), method: 'rtn', fallback: 'too few tokens' },
   ],
   kept: [{ name: 'model.norm.weight', reason: 'a norm' }],
+  corrected: [],
   dropped: [],
   warnings: ['groups of 48: vLLM 0.33 loads only 32, 64, 128 or channel'],
   outputs: {

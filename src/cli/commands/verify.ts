@@ -14,10 +14,11 @@ export const verifyOutput = async ({ model, source, threads, json }: VerifyOptio
   else ui.data(verificationText(model, verification))
 }
 
-const verificationText = (model: string, { files, linears, kept }: Verification): string =>
+const verificationText = (model: string, { files, linears, kept, corrected }: Verification): string =>
   [
     `${model}: ${files} files are as the report says`,
     ...(linears === null
       ? []
       : [`${linears} linears have the errors of the report, ${kept} tensors are what the source gives, bit for bit`]),
+    ...(corrected ? [`${corrected} biases are the source's with the shifts of the report, bit for bit`] : []),
   ].join('\n')
