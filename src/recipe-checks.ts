@@ -1,6 +1,7 @@
 /** Which options of a request go together. */
 import type { Format } from './contracts.ts'
 import { QuantizeError } from './errors.ts'
+import type { Method } from './method/index.ts'
 import type { Recipe, RecipeRequest } from './recipe.ts'
 
 /** @throws QuantizeError bad-option */
@@ -34,6 +35,28 @@ export const checkTypes = (request: RecipeRequest, { name, choose }: Format): vo
   }
   if (choose && (request.headBits === 'none' || request.embedBits === 'none'))
     refuse(`--head-bits, --embed-bits none: with format ${name} use --override '<glob>=f16', or --exclude`)
+}
+
+/** @throws QuantizeError bad-option for an importance matrix that nothing would be weighed by */
+export const checkImatrix = (
+  request: RecipeRequest,
+  {
+    transform,
+    needsData,
+    method,
+  }: Pick<Recipe, 'transform'> & { readonly needsData: boolean; readonly method: Method },
+  { name, choose }: Format,
+): void => {
+  if (request.imatrix === undefined) return
+  if (!choose) refuse(`--imatrix: only GGUF's types weigh by one, not format ${name}`)
+  if (!needsData && request.stats === undefined) return
+  const asked = [
+    ...(request.stats === undefined ? [] : ['--stats']),
+    ...(request.biasCorrection ? ['--bias-correction'] : []),
+    ...((request.transform ?? 'none') === 'none' ? [] : [`--transform ${transform}`]),
+    `--method ${method.name}`,
+  ]
+  refuse(`--imatrix has no effect with ${asked[0]}, which measures its own importances; leave it out`)
 }
 
 /** @throws QuantizeError bad-option for parts that do not go together, or options that they leave without effect */

@@ -15,7 +15,7 @@ import { formatNamed } from './format/index.ts'
 import type { GgmlTypeName } from './gguf/types.ts'
 import { gridPresets } from './method/grids.ts'
 import { type Method, type MethodName, methodNamed, needsText } from './method/index.ts'
-import { checkParts, checkStatic, checkTypes, refuse } from './recipe-checks.ts'
+import { checkImatrix, checkParts, checkStatic, checkTypes, refuse } from './recipe-checks.ts'
 
 /** What was asked, fully resolved; written into the report. */
 export interface Recipe {
@@ -183,13 +183,6 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const chosen = formatNamed(format)
   const { facts } = chosen
   checkTypes(request, chosen)
-  if (request.imatrix !== undefined && !chosen.choose)
-    refuse(`--imatrix: only GGUF's types weigh by one, not format ${format}`)
-  const { biasCorrection = false } = request
-  if (request.imatrix !== undefined && (method.rounding !== 'nearest' || request.stats !== undefined || biasCorrection))
-    refuse(
-      `--imatrix has no effect with ${biasCorrection ? '--bias-correction' : `--method ${method.name}`}, which measures its own importances; leave it out`,
-    )
   const bits = bitsOf(grid, request.bits, facts.defaults?.bits ?? method.bits)
   const group = request.group ?? (facts.impliedGroup ? 'implied' : usualGroup(request, grid, facts, method))
   const actOrder = request.actOrder ?? method.actOrder
@@ -201,6 +194,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const clip = request.clip ?? method.clip
   const activations = request.activations === 'none' ? null : (request.activations ?? method.activations)
   const activationScales = request.activationScales ?? method.activationScales
+  const { biasCorrection = false } = request
   const needsData = needsText({ rounding: method.rounding, transform, clip, activationScales, biasCorrection })
   const feedback = method.rounding !== 'nearest'
   const refine = request.refine ?? (feedback ? facts.defaults?.refine : undefined) ?? method.refine
@@ -208,6 +202,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
     refuse('--refine cd: groups of --act-order g_idx are fitted during the sweep; use --act-order static')
   const correctable = feedback && !request.stats && !biasCorrection
   const correct = request.correct ?? (correctable ? facts.defaults?.correct : undefined) ?? method.correct
+  checkImatrix(request, { transform, needsData, method }, chosen)
   checkParts(request, { transform, clip, actOrder, group, correct }, chosen)
   checkStatic(request, { activations, activationScales, transform, group, rounding: method.rounding })
   return {

@@ -1,6 +1,7 @@
 /** Fits the transform of a block's taps, and puts it into the weights that are read from here on. */
 import type { Block, Stage, Statistics, WeightDtype } from '../contracts.ts'
 import { toBase64 } from '../dtype/base64.ts'
+import type { Dtype } from '../dtype/dtype.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import type { PlannedLinear } from '../plan.ts'
 import { multiplyColumns, sampledRows, stacked, trialLoss } from '../quantize/trial.ts'
@@ -23,13 +24,16 @@ const usableFold = (
   block: Block,
   stage: Stage,
   planned: ReadonlyMap<string, PlannedLinear>,
+  stored: ReadonlyMap<string, Dtype>,
   { name, vias }: ScaleTransform,
 ): Fold | string => {
   const dense = stage.linears.find(linear => !planned.has(linear.name))
   if (dense) return `${dense.name} stays unquantized`
   const fold = foldOf(block, stage, linear => planned.has(linear))
-  if (typeof fold === 'string' || vias.includes(fold.via)) return fold
-  return `${name} leaves inputs that are not behind a norm alone`
+  if (typeof fold === 'string') return fold
+  const wide = fold.divided.find(tensor => stored.get(tensor) === 'F64')
+  if (wide) return `${wide} is stored as F64, in which nothing is written`
+  return vias.includes(fold.via) ? fold : `${name} leaves inputs that are not behind a norm alone`
 }
 
 /** Every eighth row is enough to tell which candidates are worth a whole trial. */
@@ -56,14 +60,14 @@ export const transformBlock = async (
   const divided = new Map<Stage, Float32Array>()
   if (!scaled || transform === 'none') return divided
   const method = transforms[transform]
-  const stored = new Map(plan.passed.map(({ name, stored }) => [name, stored.dtype as WeightDtype]))
+  const stored = new Map(plan.passed.map(({ name, stored }) => [name, stored.dtype]))
   for (const stage of block.stages) {
     const tap = stage.linears[0].name
     const untouched: TransformReport = {
       ...{ tap, producer: stage.from.name, via: null, divided: [], multiplied: [], heads: null, factors: null },
       ...{ exponent: null, smallest: 1, largest: 1, errorBefore: null, error: null, reason: null },
     }
-    const fold = usableFold(block, stage, planned, method)
+    const fold = usableFold(block, stage, planned, stored, method)
     if (typeof fold === 'string') {
       reports.push({ ...untouched, reason: fold })
       continue
@@ -89,7 +93,7 @@ export const transformBlock = async (
       continue
     }
     const { exponent, loss, before, factors } = found
-    const dtypeOf = (name: string): WeightDtype => stored.get(name)!
+    const dtypeOf = (name: string): WeightDtype => stored.get(name) as WeightDtype
     const multiplied = stage.linears.map(({ weight }) => weight.tensor)
     divided.set(stage, applyScales(scaled, fold, factors, multiplied, dtypeOf))
     reports.push({

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { openCheckpoint } from '../../src/checkpoint/open-checkpoint.ts'
 import { readJsonObject } from '../../src/checkpoint/read-json.ts'
 import { planFile } from '../../src/checkpoint/shard-plan.ts'
+import type { TensorSource } from '../../src/contracts.ts'
 import { QuantizeError } from '../../src/errors.ts'
 import type { Clock } from '../../src/io/clock.ts'
 import { type Files, nodeFiles } from '../../src/io/files.ts'
@@ -62,15 +63,18 @@ export const runOnce = async (
   }
 }
 
-/** The first block of tiny-llama as a model of its own: few file operations, yet each kind of them. */
-export const writeSmallModel = (folder: string): void => {
+/**
+ * The first block of tiny-llama as a model of its own: few file operations, yet each kind of them.
+ * @param changed gives the source of a tensor that is to be another
+ */
+export const writeSmallModel = (folder: string, changed = (source: TensorSource): TensorSource => source): void => {
   fs.cpSync(tinyLlama, folder, { recursive: true })
   const checkpoint = openCheckpoint(tinyLlama, nodeFiles)
-  const tensors = [...checkpoint.tensors.values()].filter(({ name }) => !/layers\.[1-9]/.test(name))
+  const tensors = [...checkpoint.tensors.values()].filter(({ name }) => !/layers\.[1-9]/.test(name)).map(changed)
   const { header, tensors: placed, bytes } = planFile('model.safetensors', tensors, { format: 'pt' })
   const file = new Uint8Array(bytes)
   file.set(header)
-  for (const { name, offset } of placed) file.set(checkpoint.tensors.get(name)!.read(), offset)
+  for (const [i, { offset }] of placed.entries()) file.set(tensors[i].read(), offset)
   checkpoint.close()
   fs.writeFileSync(join(folder, 'model.safetensors'), file)
   const config = JSON.parse(fs.readFileSync(join(folder, 'config.json'), 'utf8'))

@@ -126,6 +126,7 @@ describe('mixes', () => {
     [['--format', 'gptq', '--override', '*=q6_k'], /only GGUF has types, not format gptq/],
     [['--format', 'gptq', '--imatrix', 'x'], /only GGUF's types weigh by one/],
     [['--format', 'gguf:q4_0', '--imatrix', '/nowhere/x.gguf'], /no such file/],
+    [['--format', 'gguf:q4_0', '--transform', 'awq', '--imatrix', 'x'], /--imatrix has no effect with --transform awq/],
   ])('refuse %j', async (options, says) => {
     expect(await refusal(tinyLlama, '--method', 'rtn', ...options)).toMatch(says)
   })

@@ -2,11 +2,13 @@
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { readWeight } from '../../src/checkpoint/read-weight.ts'
+import { bytesOf } from '../../src/dtype/bytes.ts'
+import { toFloat32 } from '../../src/dtype/convert.ts'
 import { loadModel } from '../../src/evaluate/load-model.ts'
 import { nodeFiles } from '../../src/io/files.ts'
 import type { Report } from '../../src/report/schema.ts'
 import { hashesOf, quantizeTo, quick, readConfig, readReport, run, tinyLlama } from '../helpers/command-line.ts'
-import { attempt, contentOf, failing, runOnce } from '../helpers/faults.ts'
+import { attempt, contentOf, failing, runOnce, writeSmallModel } from '../helpers/faults.ts'
 import { temporaryFolder } from '../helpers/temporary-folder.ts'
 
 const folder = temporaryFolder()
@@ -106,6 +108,23 @@ describe('--method awq', () => {
       'model.layers.2.mlp.gate_proj',
       'model.layers.2.mlp.down_proj',
     ])
+  })
+
+  it('leaves a norm alone that is stored in float64', async () => {
+    const model = fresh()
+    writeSmallModel(model, source =>
+      source.name.endsWith('input_layernorm.weight')
+        ? {
+            ...{ ...source, dtype: 'F64', bytes: 4 * source.bytes },
+            read: () => bytesOf(Float64Array.from(toFloat32(source.read(), source.dtype))),
+          }
+        : source,
+    )
+    const output = fresh()
+    const { transforms } = await quantizeTo(output, model, '--method', 'awq', '--group', '64', ...quick)
+    expect(transforms[0].reason).toMatch(/input_layernorm.weight is stored as F64/)
+    expect(transforms.filter(({ factors }) => factors !== null).length).toBeGreaterThan(0)
+    expect((await run('verify', output, '--source', model)).code).toBe(0)
   })
 })
 
