@@ -4,23 +4,21 @@ import { sampleCalibration } from './calibrate/sample.ts'
 import { openStatisticsOf } from './calibrate/statistics-file.ts'
 import { modelName } from './checkpoint/model-name.ts'
 import type { AssembleFacts, Checkpoint, Configs } from './contracts.ts'
-import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
 import { createKernels, type Kernels } from './engine/kernel/pool.ts'
 import { weightingsOf } from './gguf/weightings.ts'
 import { filesIn, hashFile } from './io/whole-file.ts'
 import { withLegacyRope } from './model/legacy-rope.ts'
-import type { Plan, PlannedLinear } from './plan.ts'
-import { plainRounding } from './quantize/stage-rounding.ts'
+import type { Plan } from './plan.ts'
 import { buildReport } from './report/build.ts'
 import { parseReport, reportJson } from './report/json.ts'
 import type { Report } from './report/schema.ts'
 import { passCorrectedBiases } from './run/bias-correction.ts'
 import { type Known, quantizeKnown } from './run/calibrated.ts'
 import type { RunContext } from './run/context.ts'
-import { convertRounding } from './run/convert-rounding.ts'
+import { quantizeDataFree } from './run/data-free.ts'
 import { type Inputs, inputsOf, weightHashes } from './run/inputs.ts'
 import { earlierInputs, type Finished, type Journal, modelRun, takePublished } from './run/journal.ts'
-import { type Begun, finishLinear, type Run, roundLinear, takeFinished } from './run/linear.ts'
+import type { Run } from './run/linear.ts'
 import { openOutput } from './run/output.ts'
 import { createMeter } from './run/progress-meter.ts'
 import { type OutputRules, runInJournal } from './run/resume.ts'
@@ -131,44 +129,6 @@ const fillFolder = async (
   } finally {
     output.close()
     await kernels?.close()
-  }
-}
-
-/** Begun while others are finished: one linear, or several as small as these together, so that the workers need not wait for this thread. */
-const weightsAhead = 2 ** 22
-
-const weightsOf = ({ scheme }: PlannedLinear): number => scheme.out * scheme.in
-
-/** All linears that need no calibration or lie outside the blocks. */
-const quantizeDataFree = async (run: Run): Promise<void> => {
-  const { kernels, plan, checkpoint, weightings } = run
-  const rounding =
-    plan.recipe.method === 'convert'
-      ? convertRounding(kernels, plan, checkpoint as DecodedCheckpoint)
-      : plainRounding(kernels, plan.recipe, weightings?.of)
-  const todo = plan.linears.filter(linear => !run.facts.has(linear.name) && !takeFinished(run, linear))
-  const begun: Promise<Begun>[] = []
-  // a decoded source keeps one linear in memory: with two at a time it would decode each twice
-  const ahead = isDecoded(checkpoint) ? 0 : weightsAhead
-  let [next, weights] = [0, 0]
-  const beginUpTo = (most: number): void => {
-    while (next < todo.length && weights < most) {
-      const linear = todo[next++]
-      weights += weightsOf(linear)
-      begun.push(roundLinear(run, linear, rounding))
-      begun.at(-1)!.catch(() => {}) // it is thrown when its turn comes
-    }
-  }
-  try {
-    for (const linear of todo) {
-      beginUpTo(Math.max(ahead, 1))
-      const rounded = await begun.shift()!
-      weights -= weightsOf(linear)
-      beginUpTo(ahead)
-      await finishLinear(run, linear, rounding, rounded)
-    }
-  } finally {
-    await Promise.allSettled(begun)
   }
 }
 
