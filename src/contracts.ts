@@ -2,7 +2,7 @@
  * The values that pass between the steps (design: checkpoint → model → calibrate → quantize → format → checkpoint + report).
  * Letters in shapes: out, in = the two dimensions of a linear as checkpoints store it; T = tokens; G = groups along `in`.
  */
-import type { Dtype } from './dtype/dtype.ts'
+import type { Dtype, WeightDtype } from './dtype/dtype.ts'
 import type { GgmlTypeName } from './gguf/types.ts'
 
 // ── checkpoint ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,9 +176,6 @@ export interface Statistics {
 }
 
 // ── quantize ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/** Dtypes of weights that can be quantized. */
-export type WeightDtype = 'F32' | 'F16' | 'BF16'
 
 /**
  * How a scale is stored. E8M0: a power of two; E4M3: FP8, alone or under one float32 for the tensor (`Storage.second`); F24: a float32 whose

@@ -10,10 +10,10 @@ import type {
   Model,
   TensorInfo,
   TypedScheme,
-  WeightDtype,
 } from './contracts.ts'
 import { type DecodedCheckpoint, isDecoded } from './decoded-checkpoint.ts'
 import { isFloat } from './dtype/convert.ts'
+import type { WeightDtype } from './dtype/dtype.ts'
 import { QuantizeError } from './errors.ts'
 import { moduleOf } from './format/stored.ts'
 import { typeOfBits } from './gguf/scheme.ts'

@@ -11,15 +11,13 @@ import type {
   Storage,
   TensorInfo,
   TypedScheme,
-  WeightDtype,
   WeightView,
 } from './contracts.ts'
 import { isDecoded } from './decoded-checkpoint.ts'
-import { isFloat } from './dtype/convert.ts'
-import { dtypeBits } from './dtype/dtype.ts'
+import { isFloat, isWeightDtype } from './dtype/convert.ts'
+import { dtypeBits, type WeightDtype } from './dtype/dtype.ts'
 import { QuantizeError } from './errors.ts'
 import { formatNamed } from './format/index.ts'
-import { isDense } from './gguf/scheme.ts'
 import { matchesGlob } from './glob.ts'
 import { dataFreeMethods } from './method/index.ts'
 import {
@@ -112,8 +110,7 @@ const refusal = (
   if (weight.rows || weight.transpose)
     return `its weight is a part of ${weight.tensor}, which format ${format.name} cannot hold`
   const { dtype } = tensors.get(weight.tensor)!
-  if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16')
-    return `its weight is ${dtype}; F32, F16 and BF16 can be quantized`
+  if (!isWeightDtype(dtype)) return `its weight is ${dtype}; F32, F16 and BF16 can be quantized`
   if (scheme.activations && !format.facts.activations)
     return `format ${format.name} cannot declare quantized activations; leave --activations out, or use compressed-tensors`
   return format.refuses(scheme)
@@ -140,7 +137,7 @@ const biasesOf = (linears: readonly PlannedLinear[], { blocks }: Model): Readonl
 /** @param bias as the output stores it @throws QuantizeError unsupported for a dtype to which none is rounded */
 const withBias = (linear: PlannedLinear, bias: TensorInfo): PlannedLinear => {
   const { name, dtype } = bias
-  if (dtype === 'F32' || dtype === 'F16' || dtype === 'BF16') return { ...linear, bias }
+  if (isWeightDtype(dtype)) return { ...linear, bias }
   throw new QuantizeError(
     'unsupported',
     `${name} would be stored as ${dtype}; --bias-correction stores F32, F16 or BF16: give --dtype`,
@@ -339,7 +336,7 @@ const chooseLinears = (
     const { name } = candidate.linear
     const excluded = leftOut(name, recipe) ?? decodedBeside(candidate, recipe, format)
     const typed = types?.get(name)
-    if (!excluded && typed && isDense(typed.type)) {
+    if (!excluded && typed && isWeightDtype(typed.type)) {
       keep(candidate, `stored as ${typed.type}`, typed.type)
       continue
     }

@@ -9,8 +9,8 @@ import type {
   LinearScheme,
   Refinement,
   TransformName,
-  WeightDtype,
 } from './contracts.ts'
+import type { WeightDtype } from './dtype/dtype.ts'
 import { formatNamed } from './format/index.ts'
 import type { GgmlTypeName } from './gguf/types.ts'
 import { gridPresets } from './method/grids.ts'

@@ -1,7 +1,8 @@
 /** The same values in another format's storage, without rounding anything: what `convert` does where the grids match. */
-import type { CodedLinear, LinearScheme, QuantizedLinear, Storage, WeightDtype } from './contracts.ts'
+import type { CodedLinear, LinearScheme, QuantizedLinear, Storage } from './contracts.ts'
 import { dequantize } from './dequantize.ts'
-import { fromFloat32, toFloat32 } from './dtype/convert.ts'
+import { fromFloat32, isWeightDtype, toFloat32 } from './dtype/convert.ts'
+import type { WeightDtype } from './dtype/dtype.ts'
 import { decodedBlocks } from './gguf/coded.ts'
 import { levelGrids } from './quantize/grid/index.ts'
 import { roundScale, scaleDtypes } from './quantize/storage.ts'
@@ -17,7 +18,7 @@ const fits = (values: Float32Array, dtype: WeightDtype): boolean =>
 
 /** Whether each is a value of the dtype. */
 const scalesFit = (scales: Float32Array, { scaleDtype }: Storage): boolean => {
-  if (scaleDtype === 'F32' || scaleDtype === 'F16' || scaleDtype === 'BF16') return fits(scales, scaleDtype)
+  if (isWeightDtype(scaleDtype)) return fits(scales, scaleDtype)
   const { largest } = scaleDtypes[scaleDtype]
   return scales.every(scale => scale <= largest && roundScale(scale, scaleDtype) === scale)
 }

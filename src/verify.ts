@@ -5,11 +5,11 @@ import { castSource } from './checkpoint/cast-source.ts'
 import { finiteSource } from './checkpoint/finite-source.ts'
 import { openCheckpoint } from './checkpoint/open-checkpoint.ts'
 import { hashTensor } from './checkpoint/tensor-pieces.ts'
-import type { Checkpoint, Configs, QuantizedLinear, TensorSource, WeightDtype } from './contracts.ts'
+import type { Checkpoint, Configs, QuantizedLinear, TensorSource } from './contracts.ts'
 import { openDecoded } from './decoded-checkpoint.ts'
 import { fromBase64 } from './dtype/base64.ts'
-import { isFloat } from './dtype/convert.ts'
-import type { Dtype } from './dtype/dtype.ts'
+import { isFloat, isWeightDtype } from './dtype/convert.ts'
+import type { Dtype, WeightDtype } from './dtype/dtype.ts'
 import { measureRows } from './engine/kernel/measure.ts'
 import { matrixOf } from './engine/kernel/panels.ts'
 import type { Kernels } from './engine/kernel/pool.ts'
@@ -110,9 +110,6 @@ const storedAs = (source: TensorSource, dtype: Dtype): TensorSource => {
     return refuse(source.file, `${printable(source.name)} is ${source.dtype}; the output holds ${dtype}`)
   return castSource(source, dtype)
 }
-
-const isWeightDtype = (dtype: Dtype | undefined): dtype is WeightDtype =>
-  dtype === 'F32' || dtype === 'F16' || dtype === 'BF16'
 
 const keptTensor = (output: Checkpoint, name: string): TensorSource =>
   output.tensors.get(name) ?? refuse(output.path, `holds no tensor ${printable(name)}; the report lists it`)

@@ -1,6 +1,6 @@
-import type { TensorSource, WeightDtype } from '../contracts.ts'
+import type { TensorSource } from '../contracts.ts'
 import { fromFloat32, toFloat32 } from '../dtype/convert.ts'
-import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
+import { type Dtype, dtypeBits, type WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { multiply } from '../io/size.ts'

@@ -1,4 +1,5 @@
-import type { ActivationScheme, Bits, Group, StaticObserver, WeightDtype } from '../contracts.ts'
+import type { ActivationScheme, Bits, Group, StaticObserver } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { type AskedScheme, ownGroups, schemeRefusal } from '../evaluate/activation-scheme.ts'
 import { typeNamed } from '../format/gguf.ts'

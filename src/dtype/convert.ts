@@ -1,5 +1,5 @@
 import { QuantizeError } from '../errors.ts'
-import type { Dtype } from './dtype.ts'
+import type { Dtype, WeightDtype } from './dtype.ts'
 
 /**
  * Stored floats <-> float32. Files and every machine that Node's engines support here are little-endian.
@@ -12,6 +12,10 @@ const elementBytes: Readonly<Record<FloatDtype, number>> = { F16: 2, BF16: 2, F3
 
 /** Whether toFloat32 reads this dtype. */
 export const isFloat = (dtype: Dtype): dtype is FloatDtype => Object.hasOwn(elementBytes, dtype)
+
+/** Whether fromFloat32 writes this dtype. */
+export const isWeightDtype = (dtype: string | undefined): dtype is WeightDtype =>
+  dtype === 'F32' || dtype === 'F16' || dtype === 'BF16'
 
 /** float32 bits of an F16 pattern (1-5-10, bias 15). */
 const halfToBits = (half: number): number => {
@@ -104,7 +108,7 @@ const narrow: Readonly<Record<'F16' | 'BF16', (from: Int32Array, to: Uint16Array
 }
 
 /** Float32 values as stored bytes, rounded to nearest even; overflow becomes infinity. The result never aliases `values`. */
-export const fromFloat32 = (values: Float32Array, dtype: 'F32' | 'F16' | 'BF16'): Uint8Array => {
+export const fromFloat32 = (values: Float32Array, dtype: WeightDtype): Uint8Array => {
   if (dtype === 'F32') return new Uint8Array(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
   const to = new Uint16Array(values.length)
   narrow[dtype](new Int32Array(values.buffer, values.byteOffset, values.length), to)

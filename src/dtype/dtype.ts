@@ -34,6 +34,9 @@ type SafetensorsDtype = keyof typeof safetensorsBits
 /** Dtypes of safetensors, and the types of GGUF, some of which store blocks of weights. */
 export type Dtype = SafetensorsDtype | GgmlTypeName
 
+/** Dtypes of weights that can be quantized, and of plain weights that are written. */
+export type WeightDtype = 'F32' | 'F16' | 'BF16'
+
 /** Bits an element; of a type of blocks, scales counted: Q4_0 has 4.5. */
 export const dtypeBits: Readonly<Record<Dtype, number>> = {
   ...(Object.fromEntries(

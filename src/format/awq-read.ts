@@ -1,13 +1,6 @@
 /** Reading AWQ checkpoints: the GEMM version and the older GEMV one (AutoAWQ, awq/modules/linear/gemv.py). */
-import type {
-  CodedLinear,
-  Configs,
-  LinearScheme,
-  TensorInfo,
-  TensorLookup,
-  TensorSource,
-  WeightDtype,
-} from '../contracts.ts'
+import type { CodedLinear, Configs, LinearScheme, TensorInfo, TensorLookup, TensorSource } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { type DeclaredAwq, declaredAwq } from './awq-config.ts'
 import { deinterleaved } from './awq-order.ts'

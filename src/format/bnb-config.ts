@@ -1,5 +1,6 @@
 /** The `quantization_config` of a bitsandbytes checkpoint (transformers, BitsAndBytesConfig). */
-import type { AssembleFacts, Configs, WeightDtype } from '../contracts.ts'
+import type { AssembleFacts, Configs } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { isObject } from '../io/is-object.ts'
 import { declaredFields, fieldOf, jsonText, malformed } from './config-fields.ts'

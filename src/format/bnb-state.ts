@@ -1,5 +1,6 @@
 /** `quant_state` of a 4-bit weight: ASCII JSON in a U8 tensor (bitsandbytes/functional.py, QuantState.as_dict). */
-import type { TensorSource, WeightDtype } from '../contracts.ts'
+import type { TensorSource } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { isObject } from '../io/is-object.ts'
 import { printable } from '../io/printable.ts'

@@ -9,9 +9,8 @@ import type {
   TensorInfo,
   TensorLookup,
   TensorSource,
-  WeightDtype,
 } from '../contracts.ts'
-import { toFloat32 } from '../dtype/convert.ts'
+import { isWeightDtype, toFloat32 } from '../dtype/convert.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { wordsFor } from './bits.ts'
@@ -202,8 +201,6 @@ const groupSizeOf = (
   throw wrong()
 }
 
-const floats = ['F32', 'F16', 'BF16']
-
 const schemeOf = (
   name: string,
   kind: Kind,
@@ -224,7 +221,7 @@ const schemeOf = (
     role: roleOf(name),
     out,
     in: inputs,
-    dtype: (floats.includes(scale.dtype) ? scale.dtype : 'BF16') as WeightDtype,
+    dtype: isWeightDtype(scale.dtype) ? scale.dtype : 'BF16',
     grid: grids[kind],
     bits: weights.bits as Bits,
     symmetric: weights.symmetric,

@@ -13,13 +13,14 @@ import type {
   TypedScheme,
   UntypedWeight,
 } from '../contracts.ts'
+import { isWeightDtype } from '../dtype/convert.ts'
 import { QuantizeError } from '../errors.ts'
 import { layoutOf } from '../gguf/block-layouts.ts'
 import { packBlocks } from '../gguf/blocks.ts'
 import { blocksOf } from '../gguf/coded.ts'
 import { type MixName, mixes, typesOf } from '../gguf/mixes.ts'
 import { ggufWeight, isDerived, toGgufName } from '../gguf/names.ts'
-import { isDense, schemeOfType, storageOfType, widthRefusal } from '../gguf/scheme.ts'
+import { schemeOfType, storageOfType, widthRefusal } from '../gguf/scheme.ts'
 import { type GgmlTypeName, ggmlTypes, isRounded } from '../gguf/types.ts'
 import { printable } from '../io/printable.ts'
 import { damaged, moduleOf, partOf, roleOf, tensorInfo, withData } from './stored.ts'
@@ -118,15 +119,15 @@ const gguf = (mix: MixName, name: string, detects: boolean): Format => {
       summary,
       grids: [grid],
       bits: [bits],
-      groups: isDense(base) ? 'none: values' : `of ${base} and of the other types that the mix chooses`,
+      groups: isWeightDtype(base) ? 'none: values' : `of ${base} and of the other types that the mix chooses`,
       loaders: 'llama.cpp and what is built on it: Ollama, LM Studio, llama-cpp-python',
       defaults: { grid, bits, symmetric, group, correct: 0.5, refine: 'cd' },
       head: true,
       embedding: true,
       container: 'gguf',
       mix: { name: mix, fileType },
-      ...(isDense(base) ? { dense: true, valueDtype: base } : {}),
-      restDtype: ({ shape }) => (shape.length < 2 ? 'F32' : isDense(base) ? base : undefined),
+      ...(isWeightDtype(base) ? { dense: true, valueDtype: base } : {}),
+      restDtype: ({ shape }) => (shape.length < 2 ? 'F32' : isWeightDtype(base) ? base : undefined),
       refusesRest: ({ name: tensor }) =>
         isDerived(tensor)
           ? 'derived'
@@ -159,5 +160,5 @@ export const ggufFormats: Readonly<Record<string, Format>> = {
 /** Types by their names on the command line. */
 export const typeNamed = (name: string): GgmlTypeName | undefined =>
   (Object.keys(ggmlTypes) as GgmlTypeName[]).find(
-    type => type.toLowerCase() === name.toLowerCase() && (isDense(type) || isRounded(type)),
+    type => type.toLowerCase() === name.toLowerCase() && (isWeightDtype(type) || isRounded(type)),
   )

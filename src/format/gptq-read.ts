@@ -1,14 +1,6 @@
 /** Reading GPTQ checkpoints, ours and others'. Shapes decide; the config must agree with them. */
-import type {
-  Bits,
-  CodedLinear,
-  Group,
-  LinearScheme,
-  TensorInfo,
-  TensorLookup,
-  TensorSource,
-  WeightDtype,
-} from '../contracts.ts'
+import type { Bits, CodedLinear, Group, LinearScheme, TensorInfo, TensorLookup, TensorSource } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { codesPerUnit, unpackLines } from './bits.ts'
 import { declaredGptq, type GptqDeclaration } from './gptq-declared.ts'
 import { isBits } from './gptq-layout.ts'

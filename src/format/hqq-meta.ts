@@ -3,9 +3,9 @@
  * HQQLinear.state_dict; core/utils.py: booleans as U8, whole numbers as I32, text as ASCII bytes). The loader wants all of them.
  */
 
-import type { LinearScheme, TensorInfo, TensorLookup, TensorSource, WeightDtype } from '../contracts.ts'
+import type { LinearScheme, TensorInfo, TensorLookup, TensorSource } from '../contracts.ts'
 import { bytesOf } from '../dtype/bytes.ts'
-import type { Dtype } from '../dtype/dtype.ts'
+import type { Dtype, WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { type Packing, packingNamed, packingOf } from './hqq-packing.ts'

@@ -9,9 +9,8 @@ import type {
   TensorInfo,
   TensorLookup,
   TensorSource,
-  WeightDtype,
 } from '../contracts.ts'
-import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
+import { type Dtype, dtypeBits, type WeightDtype } from '../dtype/dtype.ts'
 import { called, type HqqMeta, readMeta } from './hqq-meta.ts'
 import { fillsWords } from './hqq-packing.ts'
 import { chunkRows, unpackRowChunks } from './row-chunks.ts'

@@ -3,8 +3,9 @@
  * [n, g] is packed across its rows (row-chunks.ts): `W_q` U8 or I32, `scale` and `zero` [n, 1], and the fields of hqq-meta.ts.
  */
 
-import type { Bits, CodedLinear, Format, LinearScheme, StoredTensor, TensorInfo, WeightDtype } from '../contracts.ts'
+import type { Bits, CodedLinear, Format, LinearScheme, StoredTensor, TensorInfo } from '../contracts.ts'
 import { bytesOf } from '../dtype/bytes.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { assembleHqq, declaresHqq } from './hqq-config.ts'
 import { groupOf, metaFields } from './hqq-meta.ts'
 import { fillsWords, hqqBits, packingOf } from './hqq-packing.ts'

@@ -1,13 +1,6 @@
 /** Reading MLX checkpoints: config.json says how a module is stored, its tensors must agree. */
-import type {
-  CodedLinear,
-  Configs,
-  LinearScheme,
-  TensorInfo,
-  TensorLookup,
-  TensorSource,
-  WeightDtype,
-} from '../contracts.ts'
+import type { CodedLinear, Configs, LinearScheme, TensorInfo, TensorLookup, TensorSource } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { e2m1Values, e4m3Values } from '../dtype/small-floats.ts'
 import { QuantizeError } from '../errors.ts'
 import { isObject } from '../io/is-object.ts'

@@ -1,13 +1,6 @@
 /** Reading quanto checkpoints: quanto_qmap.json says what each linear is, its tensors must agree. */
-import type {
-  CodedLinear,
-  Configs,
-  LinearScheme,
-  TensorInfo,
-  TensorLookup,
-  TensorSource,
-  WeightDtype,
-} from '../contracts.ts'
+import type { CodedLinear, Configs, LinearScheme, TensorInfo, TensorLookup, TensorSource } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { e4m3Values, e5m2Values } from '../dtype/small-floats.ts'
 import { QuantizeError } from '../errors.ts'
 import { isObject } from '../io/is-object.ts'

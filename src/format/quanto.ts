@@ -2,7 +2,8 @@
  * optimum-quanto (optimum/quanto/nn/qmodule.py, tensor/packed.py): 2 and 4 bits W = scale · q − shift in groups that the loader takes from
  * the number of inputs, packed across the rows of the matrix of groups; 8 bits and FP8 with one scale a row.
  */
-import type { CodedLinear, Format, LinearScheme, StoredTensor, TensorInfo, WeightDtype } from '../contracts.ts'
+import type { CodedLinear, Format, LinearScheme, StoredTensor, TensorInfo } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { assembleQuanto, kindOf } from './quanto-map.ts'
 import { packShifts } from './quanto-packing.ts'
 import { detectQuanto, unpackQuanto } from './quanto-read.ts'

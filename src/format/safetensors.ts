@@ -8,10 +8,10 @@ import type {
   StoredTensor,
   TensorInfo,
   TensorLookup,
-  WeightDtype,
 } from '../contracts.ts'
 import { dequantize } from '../dequantize.ts'
 import { fromFloat32, toFloat32 } from '../dtype/convert.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 import { type Fields, jsonText } from './config-fields.ts'

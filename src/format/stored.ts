@@ -1,7 +1,7 @@
 /** Stored tensors as formats describe, write and read them. Everything read is foreign input: dtype, shape and bytes are checked before use. */
-import type { StoredTensor, TensorInfo, TensorSource, WeightDtype } from '../contracts.ts'
+import type { StoredTensor, TensorInfo, TensorSource } from '../contracts.ts'
 import { fromFloat32, toFloat32 } from '../dtype/convert.ts'
-import { type Dtype, dtypeBits } from '../dtype/dtype.ts'
+import { type Dtype, dtypeBits, type WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 

@@ -3,7 +3,7 @@
  * tensor_type_fallback). Weights that matter more get more bits: attn_v, ffn_down in the first and last blocks, the head.
  */
 import type { Bits } from '../contracts.ts'
-import { isDense } from './scheme.ts'
+import { isWeightDtype } from '../dtype/convert.ts'
 import { type GgmlTypeName, ggmlTypes } from './types.ts'
 
 /** A matrix; vectors stay F32. */
@@ -181,7 +181,7 @@ export const typesOf = (
   const common = { blocks, grouped: Math.floor(heads / kvHeads), withImatrix }
   const wanted = (tensor: MixTensor): GgmlTypeName => {
     const [, block, part] = /^blk\.(\d+)\.(\w+)\.weight$/.exec(tensor.name) ?? []
-    if (isDense(mix.base)) return mix.base
+    if (isWeightDtype(mix.base)) return mix.base
     if (part !== undefined) return typeInBlock(mix, part, { ...common, block: Number(block) })
     return tensor.name === 'output.weight' || tied ? typeOfHead(mix, tensor.in) : (mix.head ?? mix.base)
   }

@@ -1,10 +1,8 @@
 /** What ggml's types are in the words of other formats: a grid, bits, groups. */
-import type { Bits, GridName, LinearScheme, Storage, TypedScheme, WeightDtype } from '../contracts.ts'
+import type { Bits, GridName, LinearScheme, Storage, TypedScheme } from '../contracts.ts'
+import { isWeightDtype } from '../dtype/convert.ts'
 import { layoutOf } from './block-layouts.ts'
 import { type GgmlTypeName, ggmlTypes } from './types.ts'
-
-/** Types that hold values as they are. */
-export const isDense = (type: GgmlTypeName): type is WeightDtype => type === 'F32' || type === 'F16' || type === 'BF16'
 
 const gridOf = (type: GgmlTypeName): GridName => {
   if (layoutOf(type)?.decode !== 'levels') return 'int'
@@ -13,7 +11,7 @@ const gridOf = (type: GgmlTypeName): GridName => {
 
 /** The scheme of a type that `unpackBlocks` decodes, or of values, which have no codes. */
 export const schemeOfType = (type: GgmlTypeName): Omit<TypedScheme, 'instead'> => {
-  if (isDense(type)) return { type, grid: 'int', bits: 8, symmetric: true, group: 'channel' }
+  if (isWeightDtype(type)) return { type, grid: 'int', bits: 8, symmetric: true, group: 'channel' }
   const { bits, decode, group } = layoutOf(type)!
   return { type, grid: gridOf(type), bits, symmetric: decode !== 'biased', group }
 }

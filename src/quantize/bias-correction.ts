@@ -4,9 +4,10 @@
  */
 
 import { castSource } from '../checkpoint/cast-source.ts'
-import type { TensorSource, WeightDtype } from '../contracts.ts'
+import type { TensorSource } from '../contracts.ts'
 import { bytesOf } from '../dtype/bytes.ts'
 import { toFloat32 } from '../dtype/convert.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { printable } from '../io/printable.ts'
 

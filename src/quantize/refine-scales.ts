@@ -3,7 +3,9 @@
  * they are, as far as its dtype holds it; the error never grows. With b what a unit of the parameter adds to the row's weights, the best
  * change is −(ΔW·H·bᵀ) / (b·H·bᵀ).
  */
-import type { CodedLinear, Group, ScaleDtype, Storage, SuperBlocks, WeightDtype } from '../contracts.ts'
+import type { CodedLinear, Group, Storage, SuperBlocks } from '../contracts.ts'
+import { isWeightDtype } from '../dtype/convert.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { accumulate, multiply, safeThreads, square } from '../engine/ort/products.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import { layoutOf } from '../gguf/block-layouts.ts'
@@ -22,15 +24,13 @@ export interface ScalesJob {
   readonly delta: Float32Array
 }
 
-/** Dtypes whose values lie close enough to be worth refining. */
-const isFine = (dtype: ScaleDtype): dtype is WeightDtype => dtype === 'F16' || dtype === 'BF16' || dtype === 'F32'
-
 /** The same linear with other scales and minima; as it is where its scales are shared between rows, coarse, or quantized in a way that is not ggml's. */
 export const refineScales = async (engine: Engine, linear: CodedLinear, job: ScalesJob): Promise<CodedLinear> => {
   const { group, storage, type } = job
   if (linear.superBlocks) return refineSuperBlocks(await createSteps(engine, linear, job), linear, type!)
   const joint = group === 'tensor' || group === 'block'
-  if (joint || storage.second || !isFine(storage.scaleDtype)) return linear
+  const coarse = !isWeightDtype(storage.scaleDtype)
+  if (joint || storage.second || coarse) return linear
   return refineGroups(await createSteps(engine, linear, job), linear, storage)
 }
 

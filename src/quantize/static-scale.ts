@@ -1,6 +1,7 @@
 /** Scale and zero point of inputs that a runtime quantizes by stored ones, from what the tap saw. */
 import { binOf } from '../calibrate/channels.ts'
-import type { ActivationObserver, ActivationScheme, Statistics, WeightDtype } from '../contracts.ts'
+import type { ActivationObserver, ActivationScheme, Statistics } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { roundScale } from './storage.ts'
 
 /** Shares of the range that are tried. */

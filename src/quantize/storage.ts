@@ -1,4 +1,5 @@
-import type { ScaleDtype, WeightDtype } from '../contracts.ts'
+import type { ScaleDtype } from '../contracts.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 
 /** How a float32 is rounded to a narrower dtype by adding to its bits and cutting low ones off. */

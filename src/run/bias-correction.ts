@@ -1,8 +1,9 @@
 /** The corrected biases of a run. What is added to each is found when its linear is stored, and lies in that linear's record of the journal. */
 import { castSource } from '../checkpoint/cast-source.ts'
-import type { TensorSource, WeightDtype } from '../contracts.ts'
+import type { TensorSource } from '../contracts.ts'
 import { fromBase64 } from '../dtype/base64.ts'
 import { toFloat32 } from '../dtype/convert.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import type { PlannedLinear } from '../plan.ts'
 import { shiftedBias } from '../quantize/bias-correction.ts'
 import type { Run } from './linear.ts'

@@ -8,9 +8,9 @@ import type {
   QuantizedLinear,
   Statistics,
   TensorSource,
-  WeightDtype,
 } from '../contracts.ts'
 import { toBase64 } from '../dtype/base64.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { measureRows, type Values } from '../engine/kernel/measure.ts'
 import { matrixOf } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'

@@ -1,7 +1,7 @@
 /** Fits the transform of a block's taps, and puts it into the weights that are read from here on. */
-import type { Block, Stage, Statistics, WeightDtype } from '../contracts.ts'
+import type { Block, Stage, Statistics } from '../contracts.ts'
 import { toBase64 } from '../dtype/base64.ts'
-import type { Dtype } from '../dtype/dtype.ts'
+import type { Dtype, WeightDtype } from '../dtype/dtype.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import type { PlannedLinear } from '../plan.ts'
 import { multiplyColumns, sampledRows, stacked, trialLoss } from '../quantize/trial.ts'

@@ -1,7 +1,7 @@
 /** Puts chosen factors into the weights: the producer's outputs are divided, the columns behind the tap multiplied. */
 
-import type { WeightDtype } from '../contracts.ts'
 import { type FloatDtype, fromFloat32, toFloat32 } from '../dtype/convert.ts'
+import type { WeightDtype } from '../dtype/dtype.ts'
 import { isFinitePositive } from './factors.ts'
 import type { Fold } from './fold.ts'
 import type { ScaledCheckpoint } from './scaled-checkpoint.ts'

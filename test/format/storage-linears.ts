@@ -11,9 +11,9 @@ import type {
   ScaleDtype,
   StoredTensor,
   TensorSource,
-  WeightDtype,
 } from '../../src/contracts.ts'
 import { fromFloat32, toFloat32 } from '../../src/dtype/convert.ts'
+import type { WeightDtype } from '../../src/dtype/dtype.ts'
 import { e4m3Values } from '../../src/dtype/small-floats.ts'
 import { type ErrorCode, QuantizeError } from '../../src/errors.ts'
 import { gridNamed } from '../../src/quantize/grid/index.ts'

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
-import type { TensorSource, WeightDtype } from '../../src/contracts.ts'
+import type { TensorSource } from '../../src/contracts.ts'
 import { toFloat32 } from '../../src/dtype/convert.ts'
+import type { WeightDtype } from '../../src/dtype/dtype.ts'
 import { changedError, changeOf, meanErrors, rootMeanSquare, shiftedBias } from '../../src/quantize/bias-correction.ts'
 import { differenceOf, quadraticForm, randomWeights, tensorOf, uniform } from '../helpers/linears.ts'
 import { plainStatistics } from '../helpers/statistics.ts'

@@ -1,14 +1,7 @@
 /** Codes, scales and zero points as MatMulNBits reads them, and back. */
-import type {
-  Bits,
-  CodedLinear,
-  LinearScheme,
-  StoredTensor,
-  TensorInfo,
-  TensorLookup,
-  WeightDtype,
-} from '../../contracts.ts'
+import type { Bits, CodedLinear, LinearScheme, StoredTensor, TensorInfo, TensorLookup } from '../../contracts.ts'
 import { fromFloat32 } from '../../dtype/convert.ts'
+import type { WeightDtype } from '../../dtype/dtype.ts'
 import { QuantizeError } from '../../errors.ts'
 import { printable } from '../../io/printable.ts'
 import { packLines, unpackLines, wordsFor } from '../bits.ts'
