@@ -6,7 +6,8 @@ import type { Block, Model } from './contracts.ts'
 import { chunkRowsOf, chunkSizes } from './engine/ort/activations.ts'
 import { cutAtTaps, linearsOf, widths } from './engine/ort/segments.ts'
 import { QuantizeError } from './errors.ts'
-import type { Plan, PlannedLinear } from './plan.ts'
+import type { PlannedLinear } from './plan/linears.ts'
+import type { Plan } from './plan.ts'
 import { looksAhead, type Recipe } from './recipe.ts'
 
 /** What a run holds in memory, and what it does without. */

@@ -2,7 +2,8 @@
 
 import { printable } from '../io/printable.ts'
 import { gigabytes, type MemoryPlan } from '../memory.ts'
-import type { Plan, PlannedLinear } from '../plan.ts'
+import type { PlannedLinear } from '../plan/linears.ts'
+import type { Plan } from '../plan.ts'
 
 const bytesOf = ({ tensors }: PlannedLinear): number => tensors.reduce((sum, { bytes }) => sum + bytes, 0)
 

@@ -1,5 +1,6 @@
 /** The report as a person reads it in a terminal: one row for each kind of linear (q_proj, k_proj, …), then the totals. */
 import { printable } from '../io/printable.ts'
+import { plural } from '../plural.ts'
 import type { LinearReport, Report } from './schema.ts'
 
 export interface TableOptions {
@@ -115,8 +116,6 @@ const millions = (weights: number): string =>
     : weights >= 1e6
       ? `${(weights / 1e6).toFixed(1)}M`
       : String(weights)
-
-const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
 
 const totalLines = ({ totals, linears, kept, corrected }: Report): string[] => {
   const fellBack = linears.filter(({ fallback }) => fallback !== null).length

@@ -4,7 +4,7 @@ import type { TensorSource } from '../contracts.ts'
 import { fromBase64 } from '../dtype/base64.ts'
 import { toFloat32 } from '../dtype/convert.ts'
 import type { WeightDtype } from '../dtype/dtype.ts'
-import type { PlannedLinear } from '../plan.ts'
+import type { PlannedLinear } from '../plan/linears.ts'
 import { shiftedBias } from '../quantize/bias-correction.ts'
 import type { Run } from './linear.ts'
 

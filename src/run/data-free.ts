@@ -1,6 +1,6 @@
 /** Quantizes what needs no calibration. */
 import { type DecodedCheckpoint, isDecoded } from '../decoded-checkpoint.ts'
-import type { PlannedLinear } from '../plan.ts'
+import type { PlannedLinear } from '../plan/linears.ts'
 import { plainRounding } from '../quantize/stage-rounding.ts'
 import { convertRounding } from './convert-rounding.ts'
 import { type Begun, finishLinear, type Run, roundLinear, takeFinished } from './linear.ts'

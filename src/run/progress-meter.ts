@@ -1,7 +1,8 @@
 /** Counts a run's work in multiply-adds, so that the time left can be told. */
 import type { CalibrationSample } from '../calibrate/sample.ts'
 import type { Block, Stage } from '../contracts.ts'
-import type { Plan, PlannedLinear } from '../plan.ts'
+import type { PlannedLinear } from '../plan/linears.ts'
+import type { Plan } from '../plan.ts'
 import type { Report } from '../progress.ts'
 import { looksAhead } from '../recipe.ts'
 
