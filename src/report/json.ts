@@ -4,6 +4,9 @@ import { parseJson } from '../io/parse-json.ts'
 import { printable } from '../io/printable.ts'
 import { type Report, reportSchema } from './schema.ts'
 
+export const reportName = 'quantize-report.json'
+export const maxReportBytes = 2 ** 26
+
 /**
  * The text of quantize-report.json: fields in the schema's order whatever order they came in, output files by name, linears and kept
  * tensors in the model's order.
