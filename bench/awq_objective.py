@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""How good are our AWQ scales by AutoAWQ's own measure? awq_objective.py MODEL OUTPUT TEXT [--windows 8] [--seq 512] [--every 3] [--bits 4] [--group 64]
+"""How good are our AWQ scales by AutoAWQ's own measure? awq_objective.py MODEL OUTPUT TEXT [--windows 8] [--seq 512] [--every 3] [--bits 4] [--group 64] [--device cpu]
 
 MODEL: a llama folder; OUTPUT: what `quantize MODEL --method awq` made of it (its quantize-report.json holds the factors). For the inputs that AutoAWQ scales
-(behind both norms, and of down_proj), in every third block: the mean squared error of the parent module's outputs on tokens, with weights rounded to
-nearest after scaling, for the best of AutoAWQ's 20 exponents, searched by that error, and for our factors. Prints the sums, and their ratio, as one JSON line.
+(behind both norms, and of down_proj), in every third block: the mean squared error of the parent module's outputs on tokens, with weights rounded to nearest after scaling, for no factors (nearest), for
+our factors, and for those of AutoAWQ's 20 exponents that are best by that error (tokens); with its option duo_scaling off among them as well: both. Prints each, and at last
+their sums and the ratio ours / tokens, as JSON lines.
 """
 import argparse, base64, json, os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,14 +17,15 @@ for name in ("model", "output", "text"):
     parser.add_argument(name)
 for name, value in (("windows", 8), ("seq", 512), ("every", 3), ("bits", 4), ("group", 64)):
     parser.add_argument(f"--{name}", type=int, default=value)
+parser.add_argument("--device", default="cpu")
 asked = parser.parse_args()
 
 ids = Tokenizer.from_file(os.path.join(asked.model, "tokenizer.json")).encode(open(asked.text, encoding="utf-8").read(), add_special_tokens=False).ids
-tokens = torch.tensor(ids[: asked.windows * asked.seq]).view(asked.windows, asked.seq)
-model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32).eval()
+tokens = torch.tensor(ids[: asked.windows * asked.seq]).view(asked.windows, asked.seq).to(asked.device)
+model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32).to(asked.device).eval()
 report = json.load(open(os.path.join(asked.output, "quantize-report.json")))
 factors = {
-    t["tap"]: torch.frombuffer(bytearray(base64.b64decode(t["factors"])), dtype=torch.float32)
+    t["tap"]: torch.frombuffer(bytearray(base64.b64decode(t["factors"])), dtype=torch.float32).to(asked.device)
     for t in report["transforms"]
     if t["factors"] is not None
 }
@@ -64,22 +66,20 @@ def loss_of(parent, seen, linears, scales, wanted):
     return (found - wanted).float().pow(2).mean().item()
 
 
-def searched(x, linears, loss):
-    """AutoAWQ's search (awq/quantize/quantizer.py): 20 exponents, with the weights' magnitudes in their groups."""
+def candidates(x, linears):
+    """AutoAWQ's (awq/quantize/quantizer.py): 20 exponents, with the weights' magnitudes in their groups (duo_scaling) and without."""
     x_mean = x.abs().reshape(-1, x.shape[-1]).mean(0)
     weights = torch.cat([linear.weight.data for linear in linears])
     groups = weights.reshape(-1, asked.group).abs()
     w_mean = (groups / (groups.amax(1, keepdim=True) + 1e-6)).reshape(weights.shape).mean(0)
-    best = float("inf")
-    for k in range(20):
-        r = k / 20
-        scales = (x_mean.pow(r) / (w_mean.pow(1 - r) + 1e-4)).clamp(min=1e-4)
-        scales = scales / (scales.max() * scales.min()).sqrt()
-        best = min(best, loss(scales))
-    return best
+    for duo in (True, False):
+        for k in range(20):
+            r = k / 20
+            scales = (x_mean.pow(r) / (w_mean.pow(1 - r) + 1e-4) if duo else x_mean.pow(r)).clamp(min=1e-4)
+            yield duo, scales / (scales.max() * scales.min()).sqrt()
 
 
-sums = {"tokens": 0.0, "ours": 0.0, "nearest": 0.0}
+sums = {}
 with torch.no_grad():
     for index, layer in enumerate(model.model.layers):
         if index % asked.every != 0:
@@ -98,8 +98,15 @@ with torch.no_grad():
         for (parent, linears, name), (call, tap) in zip(groups, seen):
             wanted = first(parent(*call.args, **call.kwargs))
             loss = lambda scales: loss_of(parent, call, linears, scales, wanted)
-            plain = torch.ones(linears[0].weight.shape[1])
-            sums["tokens"] += searched(tap.args[0], linears, loss)
-            sums["ours"] += loss(factors.get(f"model.layers.{index}.{name}", plain))
-            sums["nearest"] += loss(plain)
+            plain = torch.ones_like(linears[0].weight[0])
+            losses = [(duo, loss(scales)) for duo, scales in candidates(tap.args[0], linears)]
+            found = {
+                "tokens": min(lost for duo, lost in losses if duo),
+                "both": min(lost for _, lost in losses),
+                "ours": loss(factors.get(f"model.layers.{index}.{name}", plain)),
+                "nearest": loss(plain),
+            }
+            for key, lost in found.items():
+                sums[key] = sums.get(key, 0.0) + lost
+            print(json.dumps({"tap": f"{index}.{name}", **found, "ratio": found["ours"] / found["tokens"]}), flush=True)
 print(json.dumps({**sums, "ratio": sums["ours"] / sums["tokens"]}))

@@ -246,6 +246,14 @@ export type Grid = UniformGrid | LevelGrid
 /** How the range of a group is chosen: as it is; shrunk by what its weights lose least by; or by what its outputs lose least by. */
 export type ClipName = 'minmax' | 'mse' | 'awq'
 
+/** Inputs of linears that a runtime is told to quantize. */
+export interface DeclaredInputs {
+  readonly grid: 'int8' | 'fp8'
+  readonly symmetric: boolean
+  /** Where scales are dynamic, what shares one: a token's features, or n of them. */
+  readonly granularity: 'token' | number
+}
+
 /** Where scales of quantized inputs come from: each token as it comes; or stored, from what the tap saw (quantize/static-scale.ts). */
 export type ActivationObserver = 'dynamic' | StaticObserver
 export type StaticObserver = 'minmax' | 'mse' | 'percentile'

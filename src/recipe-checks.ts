@@ -96,10 +96,13 @@ export const checkStatic = (
 ): void => {
   if (activationScales === 'dynamic') return
   const flag = `--activation-scales ${activationScales}`
-  if (!activations) refuse(`${flag} is of quantized inputs; give --activations int8 or fp8, or leave it out`)
+  const inputs =
+    activations ?? refuse(`${flag} is of quantized inputs; give --activations int8 or fp8, or leave it out`)
+  if (inputs.granularity !== 'token')
+    refuse(`${flag}: a stored scale is of the whole input, not of ${inputs.granularity}; use dynamic`)
   if (group === 'block') refuse(`${flag}: with --group block inputs have scales of their own; use dynamic`)
   if (activationScales === 'minmax') return
-  if (activations === 'fp8') refuse(`${flag}: FP8 loses nothing to a wide range; use minmax`)
+  if (inputs.grid === 'fp8') refuse(`${flag}: FP8 loses nothing to a wide range; use minmax`)
   if (transform !== 'none' && (stats !== undefined || rounding === 'nearest'))
     refuse(
       `${flag} looks at the histogram of inputs, which --transform ${transform} changes after they were seen; use minmax, or --method gptq without --stats`,

@@ -3,6 +3,7 @@ import type {
   ActOrder,
   Bits,
   ClipName,
+  DeclaredInputs,
   FormatFacts,
   GridName,
   Group,
@@ -33,8 +34,8 @@ export interface Recipe {
   readonly exclude: readonly string[]
   /** Linears with another scheme; of several that match one, the last counts. */
   readonly overrides: readonly Override[]
-  /** How the runtime is to quantize what linears read, each token by itself. */
-  readonly activations: 'int8' | 'fp8' | null
+  /** How the runtime is to quantize what linears read. */
+  readonly activations: DeclaredInputs | null
   readonly activationScales: ActivationObserver
   /** Dtype of tensors that stay unquantized; null: as they are. */
   readonly restDtype: WeightDtype | null
@@ -104,7 +105,7 @@ export interface RecipeRequest {
   readonly include?: readonly string[]
   readonly exclude?: readonly string[]
   readonly overrides?: readonly Override[]
-  readonly activations?: 'int8' | 'fp8' | 'none'
+  readonly activations?: DeclaredInputs | 'none'
   readonly activationScales?: ActivationObserver
   readonly restDtype?: WeightDtype
   readonly symmetric?: boolean

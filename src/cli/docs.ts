@@ -103,7 +103,6 @@ export const recipeSchema = (): string => {
   const names = configNames()
   const specs = commandTable.quantize.options.map(optionSpec)
   const scalars = ['string', 'number', 'boolean']
-  const choices = (spec: OptionSpec<unknown>) => /^<([\w-]+(\|[\w-]+)+)>$/.exec(spec.value?.shown ?? '')?.[1].split('|')
   const shape = (spec: OptionSpec<unknown>): object => {
     if (!spec.value) return { type: 'boolean' }
     if (spec.repeats)
@@ -112,7 +111,7 @@ export const recipeSchema = (): string => {
         items: { type: 'string' },
         additionalProperties: { type: [...scalars, 'object'] },
       }
-    const words = choices(spec)
+    const { words } = spec.value
     return words ? { enum: words } : { type: ['string', 'number', 'array'], items: { type: ['string', 'number'] } }
   }
   const described = (spec: OptionSpec<unknown>): object => ({

@@ -13,6 +13,7 @@ import {
   amount,
   calibrationText,
   codeBits,
+  declaredInputs,
   either,
   fraction,
   glob,
@@ -162,9 +163,9 @@ export const optionTable = {
     flag: 'override',
     help: 'another scheme for the linears that match; may be given several times, the last that matches counts',
   } as OptionSpec<readonly Override[]>,
-  activations: optional(oneOf<'int8' | 'fp8' | 'none'>('int8', 'fp8', 'none'), 'none (smoothquant: int8)', {
+  activations: optional(either(declaredInputs, 'none'), 'none (smoothquant: int8)', {
     flag: 'activations',
-    help: 'declare that the runtime quantizes what linears read, each token by its own scale (compressed-tensors)',
+    help: 'declare that the runtime quantizes what linears read (compressed-tensors): int8, each token by its own scale, int8:asym with a zero point as well, int8:group=N with a scale for N inputs of a token; or fp8',
   }),
   activationScales: withDefault(
     oneOf<ActivationObserver>('dynamic', 'minmax', 'mse', 'percentile'),

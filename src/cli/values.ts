@@ -1,4 +1,4 @@
-import type { ActivationScheme, Bits, Group, StaticObserver } from '../contracts.ts'
+import type { ActivationScheme, Bits, DeclaredInputs, Group, StaticObserver } from '../contracts.ts'
 import type { WeightDtype } from '../dtype/dtype.ts'
 import { QuantizeError } from '../errors.ts'
 import { type AskedScheme, ownGroups, schemeRefusal } from '../evaluate/activation-scheme.ts'
@@ -11,6 +11,8 @@ import type { Override } from '../recipe.ts'
 export interface ValueKind<T> {
   /** As the help shows it, e.g. `<n>`. */
   readonly shown: string
+  /** All that there are, where they are a few words. */
+  readonly words?: readonly string[]
   parse(text: string, flag: string): T
 }
 
@@ -58,6 +60,7 @@ export const amount: ValueKind<number> = {
 /** One of a few names; upper case is lower case and `-` is `_`. */
 export const oneOf = <T extends string>(...known: readonly T[]): ValueKind<T> => ({
   shown: `<${known.join('|')}>`,
+  words: known,
   parse(text, flag) {
     const plain = (name: string) => name.toLowerCase().replaceAll('-', '_')
     const found = known.find(name => plain(name) === plain(text))
@@ -165,9 +168,11 @@ export const gridName = oneOf(...gridNames)
 
 const dtypeNames = { bf16: 'BF16', f16: 'F16', f32: 'F32' } as const
 
+const dtypeName = oneOf('bf16', 'f16', 'f32')
+
 export const weightDtype: ValueKind<WeightDtype> = {
-  shown: '<bf16|f16|f32>',
-  parse: (text, flag) => dtypeNames[oneOf('bf16', 'f16', 'f32').parse(text, flag)],
+  ...dtypeName,
+  parse: (text, flag) => dtypeNames[dtypeName.parse(text, flag)],
 }
 
 const overrideParts: Readonly<Record<string, (value: string, flag: string) => Partial<Override>>> = {
@@ -239,6 +244,24 @@ export const activationScheme: ValueKind<AskedScheme> = {
     const refusal = schemeRefusal(scheme.dynamic ? scheme : { ...scheme, scale: 1 }) // its scale is found later
     if (refusal) throw new QuantizeError('bad-option', `--${flag} ${text}: ${refusal}`)
     return scheme
+  },
+}
+
+/** Of them what a checkpoint can declare: `int8`, `int8:asym`, `int8:group=64`, `fp8`. */
+export const declaredInputs: ValueKind<DeclaredInputs> = {
+  shown: '<scheme>',
+  parse(text, flag) {
+    const { grid, symmetric, granularity, dynamic } = activationScheme.parse(text, flag)
+    if (!dynamic) throw new QuantizeError('bad-option', `--${flag} ${text}: for stored scales use --activation-scales`)
+    if (grid !== 'int8' && grid !== 'fp8') return refuse(flag, text, 'int8 or fp8')
+    if (granularity === 'tensor')
+      throw new QuantizeError('bad-option', `--${flag} ${text}: give each token a scale, or --activation-scales minmax`)
+    if (grid === 'fp8' && granularity !== 'token')
+      throw new QuantizeError(
+        'bad-option',
+        `--${flag} ${text}: groups of FP8 inputs go with --group block, by themselves`,
+      )
+    return { grid, symmetric, granularity }
   },
 }
 

@@ -20,7 +20,15 @@ import { checkStored, damaged, partOf, readBytes, roleOf } from './stored.ts'
 
 const called = 'compressed-tensors'
 
-const refuses = ({ grid, bits, symmetric, group, activations, actOrder }: LinearScheme): string | undefined => {
+const refuses = ({
+  grid,
+  bits,
+  in: inputs,
+  symmetric,
+  group,
+  activations,
+  actOrder,
+}: LinearScheme): string | undefined => {
   if (actOrder === 'g_idx' && (grid !== 'int' || activations))
     return '--act-order g_idx is of weight-only integers; use --act-order static'
   if (grid === 'nvfp4' || grid === 'mxfp4' || grid === 'mxfp8') {
@@ -40,6 +48,9 @@ const refuses = ({ grid, bits, symmetric, group, activations, actOrder }: Linear
     if (activations.grid !== 'int8')
       return 'integer weights go with integer activations; use --activations int8, or none'
     if (bits !== 8 || !symmetric) return 'quantized activations go with symmetric weights of 8 bits; use --bits 8 --sym'
+    const { granularity } = activations
+    if (typeof granularity === 'number' && inputs % granularity !== 0)
+      return `--activations int8:group=${granularity}: groups of ${granularity} do not divide its ${inputs} inputs`
     return group === 'channel' || group === 'tensor'
       ? undefined
       : `with quantized activations a weight has one scale a channel; use --group channel, not ${group}`
@@ -58,6 +69,9 @@ const warnings = ({ grid, bits, symmetric, actOrder, groups, activations }: Line
     : []),
   ...(grid === 'int' && !activations && bits !== 4 && bits !== 8
     ? [`${bits} bits: transformers decompresses them; vLLM has fast kernels for 4 and 8 bits only`]
+    : []),
+  ...(grid === 'int' && typeof activations?.granularity === 'number'
+    ? ['int8 inputs in groups: transformers computes them; vLLM has kernels for a scale a token or a tensor only']
     : []),
   ...(actOrder === 'g_idx' && groups > 1
     ? ['--act-order g_idx: vLLM 0.33 refuses it; --act-order static loads everywhere at the same cost']

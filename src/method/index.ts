@@ -2,7 +2,16 @@
  * Presets: a name for clip × grid × granularity × rounding × format. A preset says every choice, so that the report can print it
  * and a flag can replace one.
  */
-import type { ActivationObserver, ActOrder, Bits, ClipName, Group, Refinement, TransformName } from '../contracts.ts'
+import type {
+  ActivationObserver,
+  ActOrder,
+  Bits,
+  ClipName,
+  DeclaredInputs,
+  Group,
+  Refinement,
+  TransformName,
+} from '../contracts.ts'
 import { QuantizeError } from '../errors.ts'
 
 export interface Method {
@@ -19,7 +28,7 @@ export interface Method {
   readonly transform: TransformName
   /** Of SmoothQuant: how much of the activations' range moves into the weights, 0 … 1. */
   readonly alpha: number | 'search'
-  readonly activations: 'int8' | null
+  readonly activations: DeclaredInputs | null
   readonly activationScales: ActivationObserver
   readonly clip: ClipName
   readonly rounding: 'nearest' | 'gptq'
@@ -110,7 +119,7 @@ export const methods: Readonly<Record<MethodName, Method>> = {
     bits: 8,
     group: 'channel',
     transform: 'smoothquant',
-    activations: 'int8',
+    activations: { grid: 'int8', symmetric: true, granularity: 'token' },
     format: { symmetric: 'compressed-tensors', asymmetric: 'compressed-tensors' },
   },
   /** Dettmers et al. 2022 (arXiv 2208.07339), as bitsandbytes loads it: outlier features stay in float16 at run time. */

@@ -116,15 +116,14 @@ const groupsAlong = (group: Group, inputs: number): number =>
 
 /** What a recipe declares of inputs. */
 export const activationScheme = (
-  { activations, activationScales, symmetric }: Pick<Recipe, 'activations' | 'activationScales' | 'symmetric'>,
+  { activations, activationScales }: Pick<Recipe, 'activations' | 'activationScales'>,
   group: Group,
 ): ActivationScheme | undefined =>
   activations === null
     ? undefined
     : {
-        grid: activations,
-        symmetric: activations === 'int8' ? symmetric : true,
-        granularity: group === 'block' ? 128 : activationScales === 'dynamic' ? 'token' : 'tensor',
+        ...activations,
+        granularity: group === 'block' ? 128 : activationScales === 'dynamic' ? activations.granularity : 'tensor',
         dynamic: activationScales === 'dynamic',
       }
 

@@ -19,6 +19,22 @@ describe('docs/cli.md', () => {
   })
 })
 
+describe('docs/recipe.schema.json', () => {
+  const { properties } = JSON.parse(recipeSchema())
+  const valued = commandTable.quantize.options.map(optionSpec).filter(({ value, repeats }) => value && !repeats)
+
+  it.each(valued.map(({ flag, value }) => [flag, value!] as const))(
+    'lists words for --%s that it takes',
+    (flag, value) => {
+      for (const word of properties[flag]?.enum ?? []) expect(() => value.parse(word, flag)).not.toThrow()
+    },
+  )
+
+  it.each(['bits', 'head-bits', 'group', 'alpha', 'activations'])('lists none for --%s, which takes more', flag =>
+    expect(properties[flag].enum).toBeUndefined(),
+  )
+})
+
 describe.each(commandNames)('help of %s', name => {
   it.each([60, 80, 200])('lists each option once, at %i columns', columns => {
     const listed = [...helpText(name, columns).matchAll(/^ {2}(?:-\w, )?--([\w-]+)/gm)].map(([, flag]) => flag)

@@ -213,11 +213,39 @@ describe('stored scales of inputs', () => {
 
   it.each([
     [['--activation-scales', 'minmax'], 'is of quantized inputs'],
+    [
+      ['--method', 'smoothquant', '--activations', 'int8:group=32', '--activation-scales', 'minmax'],
+      'a stored scale is of the whole input, not of 32',
+    ],
     [['--method', 'smoothquant', '--activation-scales', 'mse'], 'changes after they were seen'],
     [['--method', 'rtn', '--grid', 'fp8', '--activations', 'fp8', '--activation-scales', 'mse'], 'use minmax'],
   ] as const)('%s is refused', async (given, message) => {
     const { code, stderr } = await run(tinyLlama, ...given, '-o', fresh())
     expect([code, stderr]).toEqual([2, expect.stringContaining(message)])
+  })
+})
+
+describe('inputs that a runtime quantizes as they come', () => {
+  it.each([
+    ['int8', 'int8:sym,token'],
+    ['int8:asym', 'int8:asym,token'],
+    ['int8:group=32', 'int8:sym,group=32'],
+    ['int8:asym,group=64', 'int8:asym,group=64'],
+  ])('--activations %s: eval finds %s', async (asked, declared) => {
+    const output = fresh()
+    await quantizeTo(output, tinyLlama, '--method', 'rtn', '--bits', '8', '--activations', asked)
+    const scored = ['--text', held, '--windows', '8', '--seq-len', '128', '--json'] as const
+    const of = async (...args: readonly string[]) => JSON.parse((await run('eval', ...args, ...scored)).stdout)
+    const { perplexity: found, activations } = await of(output)
+    expect(activations).toEqual([declared])
+    expect(found).toBe((await of(output, '--activations', asked)).perplexity)
+    expect(found).not.toBe((await of(output, '--activations', 'none')).perplexity)
+  })
+
+  it('in groups that do not divide are refused before a weight is read', async () => {
+    const args = ['--method', 'rtn', '--bits', '8', '--activations', 'int8:group=48', '-o', fresh()] as const
+    const { code, stderr } = await run(tinyLlama, ...args)
+    expect([code, stderr]).toEqual([4, expect.stringMatching(/q_proj: .*groups of 48 do not divide its \d+ inputs/)])
   })
 })
 

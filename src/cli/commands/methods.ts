@@ -23,7 +23,7 @@ const usualScheme = ({
     ...{ name: 'example', role: 'linear', dtype: 'BF16', grid, bits, symmetric, actOrder, ...shape },
     group: settled,
     groups: typeof settled === 'number' ? shape.in / settled : 1,
-    activations: activationScheme({ activations, activationScales, symmetric }, settled),
+    activations: activationScheme({ activations, activationScales }, settled),
   }
 }
 
@@ -48,7 +48,7 @@ const described = (method: Method) => {
     .filter(candidate => holds(method, candidate))
     .map(candidate => candidate.name.split(':')[0])
   return {
-    ...{ name, summary, weights: `${bits} bits`, activations: activations ?? 'as they are' },
+    ...{ name, summary, weights: `${bits} bits`, activations: activations?.grid ?? 'as they are' },
     ...{
       symmetry: symmetric ? 'sym' : 'asym',
       codes,
