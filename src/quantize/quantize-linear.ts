@@ -64,7 +64,7 @@ interface Prepared {
 
 const isNatural = (order: Int32Array): boolean => order.every((column, position) => column === position)
 
-const prepare = (job: LinearJob): Prepared => {
+export const prepare = (job: LinearJob): Prepared => {
   const { grid, storage, rounding, group, in: inputs } = job
   const shape = granularity(group, inputs)
   const order = (rounding.name === 'gptq' && rounding.order) || naturalOrder(inputs)
@@ -88,9 +88,19 @@ const prepare = (job: LinearJob): Prepared => {
   }
 }
 
+/** Whether each group of each row has parameters of its own, fitted from its weights only. */
+export const standsByGroup = ({
+  given,
+  group,
+  grid,
+  storage,
+  clip,
+}: Pick<LinearJob, 'given' | 'group' | 'grid' | 'storage' | 'clip'>): boolean =>
+  !given && group !== 'tensor' && !isSettled(group, { grid, clip: clips[clip], storage })
+
 type TableName = 'place' | 'list' | 'weighting' | 'groupAt' | 'grid'
 
-const gridRecord = ({ grid, clip, storage }: FitRule, zeroScale: 0 | 1): GridRecord => {
+export const gridRecord = ({ grid, clip, storage }: FitRule, zeroScale: 0 | 1): GridRecord => {
   const scale = scaleDtypes[storage.scaleDtype]
   const record = {
     zeroRange: storage.zeroRange ?? ([0, 0] as const),
@@ -106,7 +116,7 @@ const gridRecord = ({ grid, clip, storage }: FitRule, zeroScale: 0 | 1): GridRec
 }
 
 /** Tables that all panels read (layouts: the kernels' sources). */
-const writeTables = (kernels: Kernels, prepared: Prepared, record: GridRecord): Record<TableName, Region> => {
+export const writeTables = (kernels: Kernels, prepared: Prepared, record: GridRecord): Record<TableName, Region> => {
   const { job, order, groupOf, weighting, inSweep } = prepared
   const columns = 4 * job.in
   const tables = allocateAll(kernels, {
@@ -145,7 +155,7 @@ type ChunkRegion = 'errors' | 'codes' | 'codeRows' | 'scales' | 'offsets' | 'los
 type Tables = Readonly<Record<TableName, Region>>
 
 /** Fits all groups of a panel. */
-const fitCall = (
+export const fitCall = (
   { job, shape }: Prepared,
   { list, weighting, grid }: Tables,
   panel: number,
@@ -200,7 +210,7 @@ const forEachParameter = (
   }
 }
 
-const collectParameters = (from: Float32Array, into: Float32Array, groups: number, chunk: Chunk): void =>
+export const collectParameters = (from: Float32Array, into: Float32Array, groups: number, chunk: Chunk): void =>
   forEachParameter(groups, chunk, (inRegion, inWhole) => {
     into[inWhole] = from[inRegion]
   })

@@ -313,3 +313,34 @@ export function roundNearest(
   else if (kind === BIASED) roundNearestOf<u16>(panel, codes, scales, offsets, groupAt, cols)
   else roundNearestOf<u8>(panel, codes, scales, offsets, groupAt, cols)
 }
+
+function nearestErrorsOf<D>(panel: usize, scales: usize, offsets: usize, groupAt: usize, cols: i32, to: usize): void {
+  for (let j = 0; j < cols; j++) {
+    const group = load<u32>(groupAt + ((<usize>j) << 2))
+    for (let row: usize = 0; row < COLUMN; row += VECTOR) {
+      const x = v128.load(panel + row)
+      const s = v128.load(scales + group + row)
+      const o = v128.load(offsets + group + row)
+      v128.store(to + row, f32x4.sub(x, decoded<D>(codeOf<D>(x, s, o), s, o)))
+    }
+    panel += COLUMN
+    to += COLUMN
+  }
+}
+
+/** Every weight less what its nearest code decodes to. `to`: a panel, which may be the same. */
+export function nearestErrors(
+  panel: usize,
+  scales: usize,
+  offsets: usize,
+  groupAt: usize,
+  cols: i32,
+  grid: usize,
+  to: usize,
+): void {
+  useGrid(grid)
+  const kind = load<i32>(grid, KIND)
+  if (kind === LEVELS) nearestErrorsOf<u32>(panel, scales, offsets, groupAt, cols, to)
+  else if (kind === BIASED) nearestErrorsOf<u16>(panel, scales, offsets, groupAt, cols, to)
+  else nearestErrorsOf<u8>(panel, scales, offsets, groupAt, cols, to)
+}
