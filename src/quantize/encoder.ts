@@ -46,19 +46,29 @@ export interface EncoderOptions extends FitRule {
 
 const none = new Float32Array(0)
 
+/** Parameters as a linear holds them. */
+export const codedParameters = (
+  grid: Grid,
+  { decode }: Storage,
+  { scales, offsets }: GroupParameters,
+): Pick<CodedLinear, 'scales' | 'zeros' | 'biases'> => {
+  if (grid.kind === 'levels') return { scales, zeros: none, biases: none }
+  if (decode !== 'biased') return { scales, zeros: offsets, biases: none }
+  const biases = grid.symmetric ? scales.map(scale => -(2 ** (grid.bits - 1)) * scale) : offsets
+  return { scales, zeros: none, biases }
+}
+
 /** Codes and parameters as the linear that their storage decodes. */
 export const codedLinear = (
   grid: Grid,
-  { decode }: Storage,
+  storage: Storage,
   shape: Pick<CodedLinear, 'out' | 'in' | 'codes' | 'groupOf'>,
-  { scales, offsets }: GroupParameters,
+  parameters: GroupParameters,
 ): CodedLinear => {
   const { out, in: inputs, codes, groupOf } = shape
-  const parts = { out, in: inputs, bits: grid.bits, codes, scales, groupOf }
-  if (grid.kind === 'levels') return { decode: 'levels', ...parts, zeros: none, biases: none, levels: grid.levels }
-  if (decode !== 'biased') return { decode: 'affine', ...parts, zeros: offsets, biases: none, levels: none }
-  const biases = grid.symmetric ? scales.map(scale => -(2 ** (grid.bits - 1)) * scale) : offsets
-  return { decode: 'biased', ...parts, zeros: none, biases, levels: none }
+  const parts = { out, in: inputs, bits: grid.bits, codes, groupOf, ...codedParameters(grid, storage, parameters) }
+  if (grid.kind === 'levels') return { decode: 'levels', ...parts, levels: grid.levels }
+  return { decode: storage.decode === 'biased' ? 'biased' : 'affine', ...parts, levels: none }
 }
 
 /** Columns → the same weights as rows. */
