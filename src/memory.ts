@@ -109,13 +109,15 @@ const roundingBytes = (linears: readonly PlannedLinear[], { correct, refine }: R
 
 /**
  * Of a run that waits until it has seen all taps of a block, or scales them: all Gram matrices of the block, one of them twice or as it is
- * read; and to search scales or cuts, a stage's weights four times and a linear's twice more.
+ * read; and to search scales or cuts, a stage's weights four times and six stacks of 1024 rows of its width (quantize/nearest-errors.ts).
  */
 const blockBytes = ({ stages }: Block, { transform, clip, rounding, stats }: Recipe): number => {
   const waits = transform !== 'none' || stats !== null || rounding === 'nearest'
   const grams = stages.map(({ width }) => width ** 2)
-  const weights = stages.map(({ linears }) => sum(linears.map(({ out, in: inputs }) => out * inputs)))
-  return 4 * ((waits ? sum(grams) + most(grams) : 0) + (transform !== 'none' || clip === 'awq' ? 6 * most(weights) : 0))
+  const searches = stages.map(
+    ({ linears, width }) => 4 * sum(linears.map(({ out, in: inputs }) => out * inputs)) + 6 * 1024 * width,
+  )
+  return 4 * ((waits ? sum(grams) + most(grams) : 0) + (transform !== 'none' || clip === 'awq' ? most(searches) : 0))
 }
 
 /** Weights [out, in] of a block as float32. */

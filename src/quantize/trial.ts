@@ -3,8 +3,10 @@ import type { ClipName, LinearScheme, Storage } from '../contracts.ts'
 import { measureRows } from '../engine/kernel/measure.ts'
 import { matrixOfValues } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
-import { quadraticForm } from '../engine/ort/output-error.ts'
+import { quadraticForms } from '../engine/ort/output-error.ts'
 import type { Engine } from '../engine/ort/session.ts'
+import { type Change, nearestErrors } from './nearest-errors.ts'
+import { standsByGroup } from './quantize-linear.ts'
 import { jobParts, nearest, roundJob } from './stage-rounding.ts'
 
 /** A weight matrix, or several of one scheme behind one tap, row under row. */
@@ -55,28 +57,46 @@ export const multiplyColumns = (values: Float32Array, factors: Float32Array): Fl
 }
 
 /**
- * The error tr(ΔW G ΔWᵀ) of rounding weights to nearest after their columns were multiplied by factors, ΔW that of the weights without them.
- * @param factors [in], positive; absent: 1
+ * The errors tr(ΔW G ΔWᵀ) of rounding weights to nearest after their columns were multiplied by factors, ΔW that of the weights without them.
+ * @param candidates factors [in], positive; absent: 1
  * @param gram [in, in] of the tap as it is
+ * @returns one a candidate
  */
-export const trialLoss = async (
+export const trialLosses = async (
   engine: Engine,
   kernels: Kernels,
   linears: readonly TrialLinear[],
-  factors: Float32Array | undefined,
+  candidates: readonly (Float32Array | undefined)[],
   gram: Float32Array,
   clip: ClipName,
-): Promise<number> => {
-  const inverse = factors?.map(factor => 1 / factor)
-  let loss = 0
+  signal?: AbortSignal,
+): Promise<readonly number[]> => {
+  const losses = candidates.map(() => 0)
   for (const { scheme, storage, weights } of linears) {
-    const { out, in: inputs, name } = scheme
-    const matrix = matrixOfValues(name, factors ? multiplyColumns(weights.slice(), factors) : weights, out, inputs)
-    const job = { ...jobParts(scheme, clip, { rounding: nearest }, storage, undefined), ...matrix }
-    const { quantized } = await roundJob(kernels, job, scheme, null)
-    await measureRows(kernels, matrix, quantized, async ({ delta }) => {
-      loss += await quadraticForm(engine, inverse ? multiplyColumns(delta, inverse) : delta, gram, inputs)
-    })
+    const { out, in: inputs, name, type } = scheme
+    const formsOf = quadraticForms(engine, gram, inputs)
+    const add = async (first: number, deltas: Float32Array, rows: number): Promise<void> => {
+      signal?.throwIfAborted()
+      for (const [i, loss] of (await formsOf(deltas, rows)).entries()) losses[first + i] += loss
+    }
+    const job = {
+      ...jobParts(scheme, clip, { rounding: nearest }, storage, undefined),
+      ...matrixOfValues(name, weights, out, inputs),
+    }
+    if (!type && standsByGroup(job)) {
+      const changes = candidates.map((factors): Change => (factors ? { name: 'scale', factors } : { name: 'none' }))
+      await nearestErrors(kernels, job, changes, ({ firstChange, delta, rows }) => add(firstChange, delta, rows))
+      continue
+    }
+    for (const [i, factors] of candidates.entries()) {
+      const values = factors ? multiplyColumns(weights.slice(), factors) : weights
+      const inverse = factors?.map(factor => 1 / factor)
+      const matrix = matrixOfValues(name, values, out, inputs)
+      const { quantized } = await roundJob(kernels, { ...job, ...matrix }, scheme, null)
+      await measureRows(kernels, matrix, quantized, ({ delta }, _, rows) =>
+        add(i, inverse ? multiplyColumns(delta, inverse) : delta, rows),
+      )
+    }
   }
-  return loss
+  return losses
 }

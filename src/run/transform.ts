@@ -4,12 +4,12 @@ import { toBase64 } from '../dtype/base64.ts'
 import type { Dtype, WeightDtype } from '../dtype/dtype.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import type { PlannedLinear } from '../plan/linears.ts'
-import { multiplyColumns, sampledRows, stacked, trialLoss } from '../quantize/trial.ts'
+import { multiplyColumns, sampledRows, stacked, trialLosses } from '../quantize/trial.ts'
 import type { TransformReport } from '../report/schema.ts'
 import { applyScales } from '../transform/apply.ts'
 import { type Fold, foldedTensors, foldOf } from '../transform/fold.ts'
 import { transforms } from '../transform/index.ts'
-import type { ScaleTransform } from '../transform/transform.ts'
+import type { ScaleTransform, TapToScale } from '../transform/transform.ts'
 import { type Run, sourceWeights } from './linear.ts'
 
 /** Tensors that are not known yet when a run begins: those that a transform may change, which go along block by block, and biases to be corrected. */
@@ -79,14 +79,14 @@ export const transformBlock = async (
     }))
     const trials = stacked(linears)
     const sample = sampledRows(trials, sampleStep)
-    const lossOf = (rows: typeof trials) => (factors?: Float32Array) => {
-      run.context.signal.throwIfAborted()
-      return trialLoss(engine, kernels, rows, factors, seen.gram, clip === 'awq' ? 'minmax' : clip)
-    }
+    const lossesOf =
+      (rows: typeof trials): TapToScale['losses'] =>
+      candidates =>
+        trialLosses(engine, kernels, rows, candidates, seen.gram, clip === 'awq' ? 'minmax' : clip, run.context.signal)
     const found = await method.fit({
       ...{ fold, statistics: seen, alpha },
       linears: linears.map(({ scheme: { out, in: inputs, group }, weights }) => ({ out, in: inputs, group, weights })),
-      ...{ loss: lossOf(trials), estimate: lossOf(sample) },
+      ...{ losses: lossesOf(trials), estimates: lossesOf(sample) },
     })
     if (!found) {
       reports.push({ ...untouched, reason: 'no scales are better than none' })

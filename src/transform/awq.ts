@@ -1,7 +1,7 @@
 import { granularity } from '../quantize/granularity.ts'
 import { isFinitePositive, normalized } from './factors.ts'
 import { power } from './power.ts'
-import { gathered, type ScaleTransform, spread, type TapToScale } from './transform.ts'
+import { type ChosenScales, gathered, type ScaleTransform, spread, type TapToScale } from './transform.ts'
 
 /** Exponents tried: k / 20, as AutoAWQ does. */
 const steps = 20
@@ -39,26 +39,25 @@ export const awq: ScaleTransform = {
   name: 'awq',
   summary: 'channel scales by activation magnitude, searched (AWQ)',
   vias: ['norm', 'linear'],
-  async fit({ fold, statistics, linears, loss, estimate }) {
+  async fit({ fold, statistics, linears, losses, estimates }) {
     const x = gathered(fold, statistics.channels!.absMean, mean)
     const w = gathered(fold, relativeMagnitude(linears), mean)
-    const candidates: { factors: Float32Array; exponent: number; loss: number }[] = []
-    for (let k = 0; k < steps; k++) {
+    const candidates = Array.from({ length: steps }, (_, k) => {
       const r = k / steps
       const factors = normalized(
         x.map((magnitude, i) =>
           Math.max(power(Math.max(magnitude, 1e-12), r) / (power(Math.max(w[i], 1e-12), 1 - r) + 1e-4), 1e-4),
         ),
       )
-      if (factors.every(isFinitePositive))
-        candidates.push({ factors, exponent: r, loss: await estimate(spread(fold, factors)) })
-    }
-    const before = await loss()
-    let best: (typeof candidates)[number] | undefined
-    for (const candidate of candidates.sort((a, b) => a.loss - b.loss).slice(0, finalists)) {
-      const found = await loss(spread(fold, candidate.factors))
-      if (found < (best?.loss ?? before)) best = { ...candidate, loss: found }
-    }
-    return best && { ...best, before }
+      return { factors, spread: spread(fold, factors), exponent: r }
+    }).filter(({ factors }) => factors.every(isFinitePositive))
+    const estimated = await estimates(candidates.map(({ spread }) => spread))
+    const order = [...candidates.keys()].sort((a, b) => estimated[a] - estimated[b])
+    const tried = order.slice(0, finalists).map(i => candidates[i])
+    const [before, ...found] = await losses([undefined, ...tried.map(({ spread }) => spread)])
+    let best: ChosenScales | undefined
+    for (const [i, { factors, exponent }] of tried.entries())
+      if (found[i] < (best?.loss ?? before)) best = { factors, exponent, loss: found[i], before }
+    return best
   },
 }

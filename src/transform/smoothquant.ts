@@ -39,7 +39,7 @@ export const smoothquant: ScaleTransform = {
   name: 'smoothquant',
   summary: 'activation outliers moved into weights (SmoothQuant)',
   vias: ['norm'],
-  async fit({ fold, statistics: { channels }, linears, alpha, loss }) {
+  async fit({ fold, statistics: { channels }, linears, alpha, losses }) {
     const { low, high } = channels!
     const x = gathered(
       fold,
@@ -54,15 +54,13 @@ export const smoothquant: ScaleTransform = {
           : 1,
       )
     if (alpha !== 'search') return { factors: factorsAt(alpha), exponent: alpha, loss: null, before: null }
-    const errorOf = async (factors: Float32Array | undefined): Promise<number> =>
-      (await loss(factors && spread(fold, factors))) + inputNoise(linears, x, factors)
-    const before = await errorOf(undefined)
+    const candidates = [undefined, ...strengths.map(factorsAt)]
+    const rounding = await losses(candidates.map(factors => factors && spread(fold, factors)))
+    const [before, ...found] = candidates.map((factors, i) => rounding[i] + inputNoise(linears, x, factors))
     let best: ChosenScales | undefined
-    for (const strength of strengths) {
-      const factors = factorsAt(strength)
-      const found = await errorOf(factors)
-      if (found < (best?.loss ?? Number.POSITIVE_INFINITY)) best = { factors, exponent: strength, loss: found, before }
-    }
+    for (const [i, exponent] of strengths.entries())
+      if (found[i] < (best?.loss ?? Number.POSITIVE_INFINITY))
+        best = { factors: candidates[i + 1]!, exponent, loss: found[i], before }
     return best
   },
 }

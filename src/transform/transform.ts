@@ -19,11 +19,12 @@ export interface TapToScale {
   /**
    * Σ over the linears of tr(ΔW G ΔWᵀ), ΔW the error of the weights, in the unscaled model, when they are rounded to nearest after the
    * columns were multiplied by the factors.
-   * @param factors [in]; absent: 1
+   * @param candidates factors [in]; absent: 1
+   * @returns one a candidate
    */
-  loss(factors?: Float32Array): Promise<number>
+  losses(candidates: readonly (Float32Array | undefined)[]): Promise<readonly number[]>
   /** The same over a sample of the rows. */
-  estimate(factors?: Float32Array): Promise<number>
+  estimates: TapToScale['losses']
 }
 
 export interface ChosenScales {
@@ -31,7 +32,7 @@ export interface ChosenScales {
   readonly factors: Float32Array
   /** The exponent that gave them. */
   readonly exponent: number
-  /** `loss` with them and without, where it was asked. */
+  /** Of `losses`, with them and without, where it was asked. */
   readonly loss: number | null
   readonly before: number | null
 }

@@ -8,7 +8,7 @@ import { clips } from '../../src/quantize/clip/index.ts'
 import { searchClip } from '../../src/quantize/clip-search.ts'
 import { gridNamed } from '../../src/quantize/grid/index.ts'
 import { type LinearJob, quantizeLinear } from '../../src/quantize/quantize-linear.ts'
-import { multiplyColumns, sampledRows, stacked, trialLoss } from '../../src/quantize/trial.ts'
+import { multiplyColumns, sampledRows, stacked, trialLosses } from '../../src/quantize/trial.ts'
 import { f16Storage, randomGram, randomWeights } from '../helpers/linears.ts'
 import { randomScheme } from './scheme.ts'
 
@@ -91,7 +91,7 @@ describe('a trial', () => {
 
   it('is the error that rounding the scaled weights leaves in the outputs', async () => {
     const factors = Float32Array.from({ length: inputs }, (_, i) => 1 + (i % 5) / 3)
-    const found = await trialLoss(engine, kernels, [linear], factors, gram, 'minmax')
+    const [found] = await trialLosses(engine, kernels, [linear], [factors], gram, 'minmax')
     const scaled = multiplyColumns(weights.slice(), factors)
     const { quantized } = await quantizeLinear(kernels, {
       ...jobOf(16, scheme.symmetric),
@@ -108,17 +108,14 @@ describe('a trial', () => {
 
   it('of powers of two that a group shares is the same', async () => {
     const factors = Float32Array.from({ length: inputs }, (_, i) => 2 ** Math.floor(i / 16))
-    const [scaled, plain] = [
-      await trialLoss(engine, kernels, [linear], factors, gram, 'minmax'),
-      await trialLoss(engine, kernels, [linear], undefined, gram, 'minmax'),
-    ]
+    const [scaled, plain] = await trialLosses(engine, kernels, [linear], [factors, undefined], gram, 'minmax')
     expect(scaled / plain).toBeCloseTo(1, 5)
   })
 
   it('of linears together is the sum of theirs, and of every row the whole', async () => {
     const other = { ...linear, weights: randomWeights(out, inputs, 3), scheme: { ...scheme, name: 'other' } }
-    const lossOf = (linears: Parameters<typeof trialLoss>[2]) =>
-      trialLoss(engine, kernels, linears, undefined, gram, 'minmax')
+    const lossOf = async (linears: Parameters<typeof trialLosses>[2]) =>
+      (await trialLosses(engine, kernels, linears, [undefined], gram, 'minmax'))[0]
     const sum = (await lossOf([linear])) + (await lossOf([other]))
     expect(stacked([linear, other])).toHaveLength(1)
     expect((await lossOf(stacked([linear, other]))) / sum).toBeCloseTo(1, 5)

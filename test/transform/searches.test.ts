@@ -27,10 +27,15 @@ const linears: TapToScale['linears'] = [8, 4].map((out, i) => ({
   weights: randomWeights(out, width, i + 1),
 }))
 
-const tap = (loss: TapToScale['loss'], more: Partial<TapToScale> = {}): TapToScale => ({
-  ...{ fold, statistics: statisticsOf(magnitudes), linears, alpha: 0.5, loss, estimate: loss },
-  ...more,
-})
+type Loss = (factors?: Float32Array) => number
+
+const tap = (loss: Loss, more: Partial<TapToScale> = {}): TapToScale => {
+  const losses: TapToScale['losses'] = async candidates => candidates.map(loss)
+  return {
+    ...{ fold, statistics: statisticsOf(magnitudes), linears, alpha: 0.5, losses, estimates: losses },
+    ...more,
+  }
+}
 
 const columnMaxima = (): number[] =>
   Array.from({ length: width }, (_, column) =>
@@ -38,7 +43,7 @@ const columnMaxima = (): number[] =>
   )
 
 describe('smoothquant', () => {
-  const factorsAt = async (alpha: number) => (await smoothquant.fit(tap(async () => 0, { alpha })))!.factors
+  const factorsAt = async (alpha: number) => (await smoothquant.fit(tap(() => 0, { alpha })))!.factors
 
   it('alpha 1: inputs reach 1', async () => {
     const factors = await factorsAt(1)
@@ -59,7 +64,7 @@ describe('smoothquant', () => {
   it('leaves a channel that was never seen alone', async () => {
     const seen = magnitudes.slice()
     seen[3] = 0
-    const found = await smoothquant.fit(tap(async () => 0, { statistics: statisticsOf(seen) }))
+    const found = await smoothquant.fit(tap(() => 0, { statistics: statisticsOf(seen) }))
     expect(found!.factors[3]).toBe(1)
   })
 })
@@ -67,8 +72,8 @@ describe('smoothquant', () => {
 describe('awq', () => {
   /** Least where factor 0 over factor 1 is nearest to a ratio. */
   const lossNear =
-    (ratio: number): TapToScale['loss'] =>
-    async factors =>
+    (ratio: number): Loss =>
+    factors =>
       factors ? Math.abs(Math.log(factors[0] / factors[1] / ratio)) : 10
 
   it('takes the exponent of least loss, whatever scale factors have in common', async () => {
@@ -88,22 +93,22 @@ describe('awq', () => {
   })
 
   it('leaves an input alone when no scales are better than none', async () => {
-    expect(await awq.fit(tap(async factors => (factors ? 1 : 0.5)))).toBeUndefined()
+    expect(await awq.fit(tap(factors => (factors ? 1 : 0.5)))).toBeUndefined()
   })
 
   it('asks for the loss over all rows of few candidates only', async () => {
     let [whole, sampled] = [0, 0]
     await awq.fit({
-      ...tap(async () => 0),
-      loss: async () => ++whole,
-      estimate: async () => ++sampled,
+      ...tap(() => 0),
+      losses: async candidates => candidates.map(() => ++whole),
+      estimates: async candidates => candidates.map(() => ++sampled),
     })
     expect([whole, sampled]).toEqual([3, 20])
   })
 
   it('gives channels that share a factor one', async () => {
     const shared: Fold = { ...fold, channels: width / 2, channelOf: channelsBehind(width, [4, 2]), heads: [4, 2] }
-    const found = await awq.fit(tap(async factors => (factors ? 1 : 2), { fold: shared }))
+    const found = await awq.fit(tap(factors => (factors ? 1 : 2), { fold: shared }))
     expect(found!.factors).toHaveLength(width / 2)
   })
 
@@ -121,7 +126,7 @@ describe('awq', () => {
       channels: { ...statisticsOf(new Float32Array(inputs).fill(1)).channels! },
     }
     const found = await awq.fit(
-      tap(async factors => (factors ? 1 : 2), {
+      tap(factors => (factors ? 1 : 2), {
         ...{ fold: wide, statistics, linears: [{ out: 3, in: inputs, group, weights }] },
       }),
     )

@@ -23,6 +23,28 @@ const negatedDot = (m: Float32Array, p: Float32Array): number => {
   return -(sum0 + sum1)
 }
 
+/**
+ * Gives tr(M·G·Mᵀ) of each of several matrices M [rows, n] of a stack [matrices · rows, n], which are multiplied together. The bits are those
+ * of quadraticForm where rows are at most its tile's. The memory of the products is kept from call to call.
+ */
+export const quadraticForms = (
+  engine: Engine,
+  gram: Float32Array,
+  n: number,
+): ((stack: Float32Array, rows: number) => Promise<number[]>) => {
+  const g = { data: gram, rows: n, columns: n }
+  let product = new Float32Array(0)
+  return async (stack, rows) => {
+    if (product.length < stack.length) product = new Float32Array(stack.length)
+    const all = stack.length / n
+    await multiply(engine, 'NN', { data: stack, rows: all, columns: n }, g, product, -1, safeThreads(all, n))
+    return Array.from({ length: all / rows }, (_, i) => {
+      const [start, end] = [i * rows * n, (i + 1) * rows * n]
+      return negatedDot(stack.subarray(start, end), product.subarray(start, end))
+    })
+  }
+}
+
 /** tr(M·G·Mᵀ) of rows M [out, n]: the products −M·G, times M element by element. */
 export const quadraticForm = async (
   engine: Engine,
