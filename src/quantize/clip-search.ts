@@ -1,5 +1,4 @@
 /** AWQ's clip search (arXiv 2306.00978; AutoAWQ, quantize/quantizer.py), on the blocks of the Gram matrix instead of on tokens. */
-import { matrixOfValues } from '../engine/kernel/panels.ts'
 import type { Kernels } from '../engine/kernel/pool.ts'
 import { diagonalBlocks, groupErrors } from '../engine/ort/group-error.ts'
 import type { Engine } from '../engine/ort/session.ts'
@@ -14,25 +13,19 @@ const share = (step: number): number => 1 - step / 20
 
 /**
  * Scales and offsets of every group: those of the cut that changes the group's own part of the outputs least, of two alike the weaker cut.
- * @param job with groups of columns, or whole rows
- * @param weights of the job, [out, in], finite
+ * @param job with groups of columns, or whole rows, and finite weights
  * @param gram [in, in] of what the linear reads
  */
 export const searchClip = async (
   engine: Engine,
   kernels: Kernels,
   job: LinearJob,
-  weights: Float32Array,
   gram: Float32Array,
 ): Promise<NonNullable<LinearJob['given']>> => {
   const { out, in: inputs, grid, storage } = job
   const { size, groups } = granularity(job.group, inputs)
   const blocks = diagonalBlocks(gram, inputs, size)
-  const plain: LinearJob = {
-    ...job,
-    ...matrixOfValues(job.name, weights, out, inputs),
-    rounding: { name: 'nearest' },
-  }
+  const plain: LinearJob = { ...job, rounding: { name: 'nearest' } }
   // codes are those of the weights themselves, which may lie beyond the cut: AutoAWQ rounds the cut ones
   const cuts = Array.from(
     { length: steps },

@@ -66,6 +66,7 @@ export const nearestErrors = async (
 ): Promise<void> => {
   const { name, out, in: inputs, dtype } = job
   if (!standsByGroup(job)) throw new Error(`${name}: its groups have parameters in common`)
+  if (changes.length === 0) return
   const prepared = prepare(job)
   const { size, groups } = prepared.shape
   const pieces = piecesOf(out, changes.length)
@@ -107,7 +108,7 @@ export const nearestErrors = async (
     const panels = Math.ceil(piece.rows / panelRows)
     const units = panels * piece.changes
     const part = Math.ceil(units / kernels.threads)
-    readRows(job, piece.firstRow, piece.rows, regions.source)
+    if (piece.firstChange === 0) readRows(job, piece.firstRow, piece.rows, regions.source)
     const run = async (worker: number): Promise<void> => {
       const panel = regions.panels.address + 2 * worker * inputs * columnBytes
       const changed = panel + inputs * columnBytes

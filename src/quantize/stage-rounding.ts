@@ -122,7 +122,9 @@ const clipper =
   (engine: Engine, kernels: Kernels, gram: Float32Array, unclipped: ReadonlySet<string>) =>
   async (job: LinearJob, linear: string, read: () => Float32Array | undefined): Promise<LinearJob> => {
     const weights = job.clip === 'awq' && !unclipped.has(linear) ? read() : undefined
-    return weights ? { ...job, given: await searchClip(engine, kernels, job, weights, gram) } : job
+    if (!weights) return job
+    const known = { ...job, ...matrixOfValues(job.name, weights, job.out, job.in) }
+    return { ...known, given: await searchClip(engine, kernels, known, gram) }
   }
 
 /**

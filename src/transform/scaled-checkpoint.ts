@@ -24,10 +24,13 @@ const product = (a: Float32Array | undefined, b: Float32Array): Float32Array => 
 
 /** @param values row-major, of which `first` is the index of the first element */
 const multiply = (values: Float32Array, first: number, columnsPerRow: number, { rows, columns }: Factors): void => {
-  for (let i = 0; i < values.length; i++) {
-    const at = first + i
-    if (columns) values[i] *= columns[at % columnsPerRow]
-    if (rows) values[i] *= rows[Math.floor(at / columnsPerRow)]
+  let i = 0
+  while (i < values.length) {
+    const [row, column] = [Math.floor((first + i) / columnsPerRow), (first + i) % columnsPerRow]
+    const end = Math.min(values.length, i + columnsPerRow - column)
+    if (columns) for (let at = i; at < end; at++) values[at] *= columns[column + at - i]
+    if (rows) for (let at = i; at < end; at++) values[at] *= rows[row]
+    i = end
   }
 }
 

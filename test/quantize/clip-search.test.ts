@@ -55,7 +55,7 @@ describe("AWQ's clip search", () => {
   ] as const)('takes for each group of %s the cut of least output error (symmetric: %s)', async (group, symmetric) => {
     const job = jobOf(group, symmetric)
     const size = group === 'channel' ? inputs : group
-    const given = await searchClip(engine, kernels, job, weights, gram)
+    const given = await searchClip(engine, kernels, job, gram)
     const { quantized } = await quantizeLinear(kernels, { ...job, given })
     const deltaOf = (values: Float32Array): Float32Array => weights.map((weight, i) => weight - values[i])
     const chosen = deltaOf(dequantize(quantized))
