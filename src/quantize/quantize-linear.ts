@@ -258,18 +258,18 @@ const givenParameters = async (kernels: Kernels, prepared: Prepared): Promise<Gi
   const { job, shape, rule, weighting, settled } = prepared
   const { grid, storage } = rule
   const count = job.out * shape.groups
+  const middle = grid.kind === 'uniform' ? 2 ** (grid.bits - 1) : 0
   if (job.given) {
     const { scales, zeros, biases } = job.given
-    return {
-      scales,
-      offsets: storage.decode === 'biased' ? biases : storage.decode === 'affine' ? zeros : new Float32Array(count),
-    }
+    if (storage.decode === 'affine') return { scales, offsets: zeros }
+    // the biases of a symmetric grid follow from its scales: the kernels know it by its zero point
+    if (grid.kind === 'levels' || grid.symmetric) return { scales, offsets: new Float32Array(count).fill(middle) }
+    return { scales, offsets: biases }
   }
   if (settled) {
     const fitted = await fittedScales(kernels, prepared)
     const { scales, ...second } = settleScales(fitted, job.out, job.group, storage, reachOf(grid), job.shared)
-    const offset = grid.kind === 'uniform' ? 2 ** (grid.bits - 1) : 0
-    return { scales, offsets: new Float32Array(count).fill(offset), ...second }
+    return { scales, offsets: new Float32Array(count).fill(middle), ...second }
   }
   if (!shape.joint || grid.kind === 'levels') return undefined
   const { scale, offset } = await fitTensor(kernels, job, weighting, { ...rule, grid })

@@ -1,4 +1,5 @@
 import { afterAll, describe, expect, it } from 'vitest'
+import type { Storage } from '../../src/contracts.ts'
 import { dequantize } from '../../src/dequantize.ts'
 import { matrixOfValues } from '../../src/engine/kernel/panels.ts'
 import { createKernels } from '../../src/engine/kernel/pool.ts'
@@ -23,10 +24,12 @@ const [out, inputs] = [50, 64]
 const gram = Float32Array.from(randomGram(inputs, 300, 4))
 const weights = randomWeights(out, inputs, 9).map((weight, i) => (i % 37 === 0 ? 4 * weight : weight))
 
-const jobOf = (group: LinearJob['group'], symmetric: boolean): LinearJob => ({
+const biasedStorage: Storage = { decode: 'biased', scaleDtype: 'F16', biasDtype: 'F16' }
+
+const jobOf = (group: LinearJob['group'], symmetric: boolean, storage = f16Storage): LinearJob => ({
   ...matrixOfValues('w', weights, out, inputs),
   grid: gridNamed('int', 3, symmetric),
-  ...{ clip: 'awq', group, storage: f16Storage, rounding: { name: 'nearest' } },
+  ...{ clip: 'awq', group, storage, rounding: { name: 'nearest' } },
 })
 
 /** dᵀ G d of one group of a row, in plain float64. */
@@ -49,38 +52,43 @@ it('errors of groups are those of the plain sum', async () => {
 
 describe("AWQ's clip search", () => {
   it.each([
-    [16, false],
-    [32, true],
-    ['channel', false],
-  ] as const)('takes for each group of %s the cut of least output error (symmetric: %s)', async (group, symmetric) => {
-    const job = jobOf(group, symmetric)
-    const size = group === 'channel' ? inputs : group
-    const given = await searchClip(engine, kernels, job, gram)
-    const { quantized } = await quantizeLinear(kernels, { ...job, given })
-    const deltaOf = (values: Float32Array): Float32Array => weights.map((weight, i) => weight - values[i])
-    const chosen = deltaOf(dequantize(quantized))
-    // every candidate by itself, cut by hand
-    const candidates: Float32Array[] = []
-    for (let step = 0; step < 10; step++) {
-      const cut = weights.slice()
-      for (let start = 0; start < cut.length; start += size) {
-        const bound = Math.max(...weights.subarray(start, start + size).map(Math.abs)) * (1 - step / 20)
-        for (let i = start; i < start + size; i++) cut[i] = Math.max(-bound, Math.min(bound, cut[i]))
+    [16, false, f16Storage],
+    [32, true, f16Storage],
+    ['channel', false, f16Storage],
+    [16, false, biasedStorage],
+    [32, true, biasedStorage],
+  ] as const)(
+    'takes for each group of %s the cut of least output error (symmetric: %s, %o)',
+    async (group, symmetric, storage) => {
+      const job = jobOf(group, symmetric, storage)
+      const size = group === 'channel' ? inputs : group
+      const given = await searchClip(engine, kernels, job, gram)
+      const { quantized } = await quantizeLinear(kernels, { ...job, given })
+      const deltaOf = (values: Float32Array): Float32Array => weights.map((weight, i) => weight - values[i])
+      const chosen = deltaOf(dequantize(quantized))
+      // every candidate by itself, cut by hand
+      const candidates: Float32Array[] = []
+      for (let step = 0; step < 10; step++) {
+        const cut = weights.slice()
+        for (let start = 0; start < cut.length; start += size) {
+          const bound = Math.max(...weights.subarray(start, start + size).map(Math.abs)) * (1 - step / 20)
+          for (let i = start; i < start + size; i++) cut[i] = Math.max(-bound, Math.min(bound, cut[i]))
+        }
+        const fitted = await quantizeLinear(kernels, { ...job, ...matrixOfValues('w', cut, out, inputs) })
+        const plain = await quantizeLinear(kernels, { ...job, given: fitted.quantized })
+        candidates.push(deltaOf(dequantize(plain.quantized)))
       }
-      const fitted = await quantizeLinear(kernels, { ...job, ...matrixOfValues('w', cut, out, inputs) })
-      const plain = await quantizeLinear(kernels, { ...job, given: fitted.quantized })
-      candidates.push(deltaOf(dequantize(plain.quantized)))
-    }
-    let clipped = 0
-    for (let row = 0; row < out; row++)
-      for (let start = 0; start < inputs; start += size) {
-        const errors = candidates.map(delta => plainError(delta, row, start, size))
-        const least = Math.min(...errors)
-        expect(plainError(chosen, row, start, size)).toBeLessThan(least * (1 + 1e-4) + 1e-9)
-        if (errors[0] > least * 1.001) clipped++
-      }
-    expect(clipped).toBeGreaterThan(out / 4)
-  })
+      let clipped = 0
+      for (let row = 0; row < out; row++)
+        for (let start = 0; start < inputs; start += size) {
+          const errors = candidates.map(delta => plainError(delta, row, start, size))
+          const least = Math.min(...errors)
+          expect(plainError(chosen, row, start, size)).toBeLessThan(least * (1 + 1e-4) + 1e-9)
+          if (errors[0] > least * 1.001) clipped++
+        }
+      expect(clipped).toBeGreaterThan(out / 4)
+    },
+  )
 
   it('fits as min-max does without a cut', () => expect(clips.awq.shrinks).toEqual(clips.minmax.shrinks))
 })
