@@ -58,6 +58,7 @@ export const transformSchema = z.strictObject({
   heads: z.tuple([z.int().positive(), z.int().positive()]).nullable(),
   factors: z.base64().nullable(),
   exponent: share.nullable(),
+  weightExponent: share.nullable(),
   smallest: z.number().positive(),
   largest: z.number().positive(),
   errorBefore: amount.nullable(),

@@ -3,10 +3,10 @@ import { isFinitePositive, normalized } from './factors.ts'
 import { power } from './power.ts'
 import { type ChosenScales, gathered, type ScaleTransform, spread, type TapToScale } from './transform.ts'
 
-/** Exponents tried: k / 20, as AutoAWQ does. */
-const steps = 20
-/** So many candidates, the best by a sample of rows, are tried on all of them. */
-const finalists = 2
+/** Exponents tried: k / 10, each with the weights' magnitudes and without. */
+const steps = 10
+/** So many candidates, the best by a sample of rows, are tried on all of them: with two, the best of all was missed too often (docs/results.md). */
+const finalists = 4
 
 /** [in]: the mean over all rows of |w| divided by the largest |w| of its group (AutoAWQ, quantize/quantizer.py). */
 const relativeMagnitude = (linears: TapToScale['linears']): Float32Array => {
@@ -31,9 +31,9 @@ const relativeMagnitude = (linears: TapToScale['linears']): Float32Array => {
 const mean = (a: number, b: number): number => (a + b) / 2
 
 /**
- * Activation-aware scales (Lin et al. 2024, arXiv 2306.00978): s = x̄^r / w̄^(1 − r), r searched; x̄ the mean magnitude of an input channel, w̄
- * that of its weights within their groups. Candidates are compared by the error of the linears' outputs, computed from the Gram matrix
- * where AutoAWQ runs the parent module on tokens; leaving the tap as it is, which AutoAWQ does not try, is one of them.
+ * Activation-aware scales (Lin et al. 2024, arXiv 2306.00978): s = x̄^r, or x̄^r / w̄^(1 − r) (AutoAWQ's duo_scaling), r searched; x̄ the mean
+ * magnitude of an input channel, w̄ that of its weights within their groups. Candidates are compared by the error of the linears' outputs,
+ * computed from the Gram matrix where AutoAWQ runs the parent module on tokens; leaving the tap as it is is one of them.
  */
 export const awq: ScaleTransform = {
   name: 'awq',
@@ -42,22 +42,27 @@ export const awq: ScaleTransform = {
   async fit({ fold, statistics, linears, losses, estimates }) {
     const x = gathered(fold, statistics.channels!.absMean, mean)
     const w = gathered(fold, relativeMagnitude(linears), mean)
-    const candidates = Array.from({ length: steps }, (_, k) => {
-      const r = k / steps
-      const factors = normalized(
-        x.map((magnitude, i) =>
-          Math.max(power(Math.max(magnitude, 1e-12), r) / (power(Math.max(w[i], 1e-12), 1 - r) + 1e-4), 1e-4),
-        ),
+    const factorsAt = (r: number, duo: boolean): Float32Array =>
+      normalized(
+        x.map((magnitude, i) => {
+          const scale = power(Math.max(magnitude, 1e-12), r)
+          return Math.max(duo ? scale / (power(Math.max(w[i], 1e-12), 1 - r) + 1e-4) : scale, 1e-4)
+        }),
       )
-      return { factors, spread: spread(fold, factors), exponent: r }
-    }).filter(({ factors }) => factors.every(isFinitePositive))
+    const exponents = Array.from({ length: steps }, (_, k) => k / steps)
+    const candidates = [true, false]
+      .flatMap(duo =>
+        exponents.map(r => ({ exponent: r, weightExponent: duo ? 1 - r : 0, factors: factorsAt(r, duo) })),
+      )
+      .filter(({ factors }) => factors.every(isFinitePositive))
+      .map(candidate => ({ ...candidate, spread: spread(fold, candidate.factors) }))
     const estimated = await estimates(candidates.map(({ spread }) => spread))
     const order = [...candidates.keys()].sort((a, b) => estimated[a] - estimated[b])
     const tried = order.slice(0, finalists).map(i => candidates[i])
     const [before, ...found] = await losses([undefined, ...tried.map(({ spread }) => spread)])
     let best: ChosenScales | undefined
-    for (const [i, { factors, exponent }] of tried.entries())
-      if (found[i] < (best?.loss ?? before)) best = { factors, exponent, loss: found[i], before }
+    for (const [i, { spread: _, ...candidate }] of tried.entries())
+      if (found[i] < (best?.loss ?? before)) best = { ...candidate, loss: found[i], before }
     return best
   },
 }

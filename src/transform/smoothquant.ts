@@ -53,14 +53,15 @@ export const smoothquant: ScaleTransform = {
           ? Math.min(most, Math.max(least, power(magnitude, strength) / power(w[i], 1 - strength)))
           : 1,
       )
-    if (alpha !== 'search') return { factors: factorsAt(alpha), exponent: alpha, loss: null, before: null }
+    const chosen = (strength: number) => ({ exponent: strength, weightExponent: 1 - strength })
+    if (alpha !== 'search') return { factors: factorsAt(alpha), ...chosen(alpha), loss: null, before: null }
     const candidates = [undefined, ...strengths.map(factorsAt)]
     const rounding = await losses(candidates.map(factors => factors && spread(fold, factors)))
     const [before, ...found] = candidates.map((factors, i) => rounding[i] + inputNoise(linears, x, factors))
     let best: ChosenScales | undefined
-    for (const [i, exponent] of strengths.entries())
+    for (const [i, strength] of strengths.entries())
       if (found[i] < (best?.loss ?? Number.POSITIVE_INFINITY))
-        best = { factors: candidates[i + 1]!, exponent, loss: found[i], before }
+        best = { factors: candidates[i + 1]!, ...chosen(strength), loss: found[i], before }
     return best
   },
 }

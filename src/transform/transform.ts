@@ -30,8 +30,9 @@ export interface TapToScale {
 export interface ChosenScales {
   /** [fold.channels], positive and finite: what the producer is divided by. */
   readonly factors: Float32Array
-  /** The exponent that gave them. */
+  /** Of the inputs' magnitudes, and of the weights', by which those are divided. */
   readonly exponent: number
+  readonly weightExponent: number
   /** Of `losses`, with them and without, where it was asked. */
   readonly loss: number | null
   readonly before: number | null

@@ -135,8 +135,8 @@ describe('--method smoothquant', () => {
     expect(new Set(linears.map(({ bits, group, symmetric }) => `${bits} ${group} ${symmetric}`))).toEqual(
       new Set(['8 channel true']),
     )
-    for (const { exponent, via, reason } of transforms)
-      expect([exponent, via]).toEqual(reason === null ? [0.5, 'norm'] : [null, null])
+    for (const { exponent, weightExponent, via, reason } of transforms)
+      expect([exponent, weightExponent, via]).toEqual(reason === null ? [0.5, 0.5, 'norm'] : [null, null, null])
     expect((await perplexity(output)) / (await perplexity(tinyLlama))).toBeCloseTo(1, 1)
   })
 })

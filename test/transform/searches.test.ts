@@ -92,6 +92,18 @@ describe('awq', () => {
     }
   })
 
+  it('finds factors of inputs alone where weights need none', async () => {
+    /** Least where factors are as the square roots of the inputs' magnitudes. */
+    const lossOf: Loss = factors => {
+      const logs = [...(factors ?? [])].map((factor, i) => Math.log(factor) - Math.log(magnitudes[i]) / 2)
+      const mean = logs.reduce((sum, log) => sum + log, 0) / width
+      return factors ? logs.reduce((sum, log) => sum + (log - mean) ** 2, 0) : 100
+    }
+    const found = (await awq.fit(tap(lossOf)))!
+    expect([found.exponent, found.weightExponent]).toEqual([0.5, 0])
+    expect(found.loss).toBeCloseTo(0, 8)
+  })
+
   it('leaves an input alone when no scales are better than none', async () => {
     expect(await awq.fit(tap(factors => (factors ? 1 : 0.5)))).toBeUndefined()
   })
@@ -103,7 +115,7 @@ describe('awq', () => {
       losses: async candidates => candidates.map(() => ++whole),
       estimates: async candidates => candidates.map(() => ++sampled),
     })
-    expect([whole, sampled]).toEqual([3, 20])
+    expect([whole, sampled]).toEqual([5, 20])
   })
 
   it('gives channels that share a factor one', async () => {
