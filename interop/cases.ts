@@ -89,7 +89,9 @@ const compressedTensorsCases = (): Case[] => {
     symmetric({ method: 'gptq', group: 128 }),
     ordered({ method: 'gptq', more: '--act-order g_idx', ordered: true }),
     // as gguf's: roundings of inputs that flip move 2 windows by 1 %, 40 by 0.05 %
-    symmetric({ ...int8, more: '--activations int8', windows: 40 }),
+    ...each(['int8', 'int8:asym', 'int8:group=32'], inputs => [
+      symmetric({ ...int8, more: `--activations ${inputs}`, windows: 40 }),
+    ]),
     symmetric({ grid: 'fp8', ...int8 }),
     symmetric({ grid: 'fp8', ...int8, more: '--activations fp8' }),
     symmetric({ ...int8, more: '--activations int8 --activation-scales minmax', windows: 40 }),
