@@ -83,8 +83,8 @@ export const checkParts = (
       if (request.explicit?.has(key)) refuse(`--${key === 'seqLen' ? 'seq-len' : key} has no effect with --stats`)
 }
 
-/** @throws QuantizeError bad-option for stored scales of inputs that cannot be */
-export const checkStatic = (
+/** @throws QuantizeError bad-option for quantized inputs, or stored scales of them, that cannot be */
+export const checkInputs = (
   { stats }: RecipeRequest,
   {
     activations,
@@ -93,7 +93,10 @@ export const checkStatic = (
     group,
     rounding,
   }: Pick<Recipe, 'activations' | 'activationScales' | 'transform' | 'group' | 'rounding'>,
+  { name, choose }: Format,
 ): void => {
+  if (choose && activations)
+    refuse(`format ${name} declares no quantized inputs, its runtime rounds them by itself; use --activations none`)
   if (activationScales === 'dynamic') return
   const flag = `--activation-scales ${activationScales}`
   const inputs =

@@ -16,7 +16,7 @@ import { formatNamed } from './format/index.ts'
 import type { GgmlTypeName } from './gguf/types.ts'
 import { gridPresets } from './method/grids.ts'
 import { type Method, type MethodName, methodNamed, needsText } from './method/index.ts'
-import { checkImatrix, checkParts, checkStatic, checkTypes, refuse } from './recipe-checks.ts'
+import { checkImatrix, checkInputs, checkParts, checkTypes, refuse } from './recipe-checks.ts'
 
 /** What was asked, fully resolved; written into the report. */
 export interface Recipe {
@@ -205,7 +205,7 @@ export const resolveRecipe = (request: RecipeRequest): Recipe => {
   const correct = request.correct ?? (correctable ? facts.defaults?.correct : undefined) ?? method.correct
   checkImatrix(request, { transform, needsData, method }, chosen)
   checkParts(request, { transform, clip, actOrder, group, correct }, chosen)
-  checkStatic(request, { activations, activationScales, transform, group, rounding: method.rounding })
+  checkInputs(request, { activations, activationScales, transform, group, rounding: method.rounding }, chosen)
   return {
     method: method.name,
     grid,

@@ -64,6 +64,12 @@ const packCodebook = (scheme: LinearScheme, linear: CodedLinear): readonly Store
   return partNames.flatMap(part => (data[part] ? [{ ...parts[part], data: data[part] }] : []))
 }
 
+/** Its config holds the scales of inputs, and is written before they are found. */
+const staticRefusal = ({ activations }: LinearScheme): string | undefined =>
+  activations && !activations.dynamic && activations.scale === undefined
+    ? 'format codebook keeps no scales of inputs that are found while it is written; use compressed-tensors'
+    : undefined
+
 export const codebook: Format = {
   name: 'codebook',
   facts: {
@@ -78,7 +84,7 @@ export const codebook: Format = {
     activations: true,
   },
   storage: gridStorage,
-  refuses: codebookRefusal,
+  refuses: scheme => codebookRefusal(scheme) ?? staticRefusal(scheme),
   warnings: () => ['no runtime loads the codebook format; quantize eval, compare and convert read it'],
   layout: codebookLayout,
   pack: packCodebook,

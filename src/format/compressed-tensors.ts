@@ -20,15 +20,7 @@ import { checkStored, damaged, partOf, readBytes, roleOf } from './stored.ts'
 
 const called = 'compressed-tensors'
 
-const refuses = ({
-  grid,
-  bits,
-  in: inputs,
-  symmetric,
-  group,
-  activations,
-  actOrder,
-}: LinearScheme): string | undefined => {
+const refuses = ({ grid, bits, symmetric, group, activations, actOrder }: LinearScheme): string | undefined => {
   if (actOrder === 'g_idx' && (grid !== 'int' || activations))
     return '--act-order g_idx is of weight-only integers; use --act-order static'
   if (grid === 'nvfp4' || grid === 'mxfp4' || grid === 'mxfp8') {
@@ -48,9 +40,6 @@ const refuses = ({
     if (activations.grid !== 'int8')
       return 'integer weights go with integer activations; use --activations int8, or none'
     if (bits !== 8 || !symmetric) return 'quantized activations go with symmetric weights of 8 bits; use --bits 8 --sym'
-    const { granularity } = activations
-    if (typeof granularity === 'number' && inputs % granularity !== 0)
-      return `--activations int8:group=${granularity}: groups of ${granularity} do not divide its ${inputs} inputs`
     return group === 'channel' || group === 'tensor'
       ? undefined
       : `with quantized activations a weight has one scale a channel; use --group channel, not ${group}`

@@ -23,7 +23,17 @@ export const formatRefusal = (
   if (!isWeightDtype(dtype)) return `its weight is ${dtype}; F32, F16 and BF16 can be quantized`
   if (scheme.activations && !format.facts.activations)
     return `format ${format.name} cannot declare quantized activations; leave --activations out, or use compressed-tensors`
-  return format.refuses(scheme)
+  return format.refuses(scheme) ?? inputsRefusal(scheme)
+}
+
+/** Why no runtime can quantize what a linear reads as its scheme says; undefined: it can, or does not. */
+const inputsRefusal = ({ activations, in: inputs }: LinearScheme): string | undefined => {
+  if (typeof activations?.granularity !== 'number') return undefined
+  const { granularity, dynamic } = activations
+  if (!dynamic) return '--activation-scales: with --group block its inputs have scales of their own; use dynamic'
+  return inputs % granularity === 0
+    ? undefined
+    : `--activations: groups of ${granularity} do not divide its ${inputs} inputs`
 }
 
 /** What linears that a runtime fuses must agree on, in words. */

@@ -9,6 +9,7 @@ import {
   fitCall,
   gridRecord,
   type LinearJob,
+  type Prepared,
   prepare,
   standsByGroup,
   writeTables,
@@ -64,17 +65,34 @@ export const nearestErrors = async (
   changes: readonly Change[],
   visit: (errors: NearestErrors) => Promise<void>,
 ): Promise<void> => {
-  const { name, out, in: inputs, dtype } = job
-  if (!standsByGroup(job)) throw new Error(`${name}: its groups have parameters in common`)
+  if (!standsByGroup(job)) throw new Error(`${job.name}: its groups have parameters in common`)
   if (changes.length === 0) return
   const prepared = prepare(job)
-  const { size, groups } = prepared.shape
+  const tables = writeTables(kernels, prepared, gridRecord(prepared.rule, 1))
+  try {
+    await visitPieces(kernels, prepared, tables, changes, visit)
+  } finally {
+    freeAll(tables)
+  }
+}
+
+const visitPieces = async (
+  kernels: Kernels,
+  prepared: Prepared,
+  tables: ReturnType<typeof writeTables>,
+  changes: readonly Change[],
+  visit: (errors: NearestErrors) => Promise<void>,
+): Promise<void> => {
+  const { job, shape } = prepared
+  const { out, in: inputs, dtype } = job
+  const { size, groups } = shape
   const pieces = piecesOf(out, changes.length)
   const stack = pieces[0].changes * pieces[0].rows
   const sourceBytes = panelRows * inputs * storedBytes(dtype)
   const most = Math.ceil(pieces[0].rows / panelRows)
   const stackPanels = pieces[0].changes * most
-  const tables = writeTables(kernels, prepared, gridRecord(prepared.rule, 1))
+  const delta = new Float32Array(stack * inputs)
+  const [scales, offsets] = [new Float32Array(stack * groups), new Float32Array(stack * groups)]
   const regions = allocateAll(kernels, {
     source: most * sourceBytes,
     factors: 8 * inputs * changes.length,
@@ -123,11 +141,12 @@ export const nearestErrors = async (
       }
       if ((await kernels.run(calls)).some(bad => bad)) throw notFinite(job, piece.firstRow, piece.rows, regions.source)
     }
-    await Promise.all(Array.from({ length: Math.ceil(units / part) }, (_, worker) => run(worker)))
+    // all of them, even where one fails: until then they write where something else will be
+    const runs = await Promise.allSettled(Array.from({ length: Math.ceil(units / part) }, (_, worker) => run(worker)))
+    const failed = runs.find(({ status }) => status === 'rejected')
+    if (failed?.status === 'rejected') throw failed.reason
   }
 
-  const delta = new Float32Array(stack * inputs)
-  const [scales, offsets] = [new Float32Array(stack * groups), new Float32Array(stack * groups)]
   /** Out of the shared memory, in which ONNX Runtime reads nothing. */
   const collect = ({ rows, changes: count }: Piece): void => {
     const panels = Math.ceil(rows / panelRows)
@@ -164,6 +183,6 @@ export const nearestErrors = async (
     }
   } finally {
     await computed?.catch(() => {})
-    freeAll({ ...regions, ...tables })
+    freeAll(regions)
   }
 }

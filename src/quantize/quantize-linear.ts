@@ -49,7 +49,7 @@ export interface RoundedLinear {
 }
 
 /** The parts of a job that every panel needs, by name. */
-interface Prepared {
+export interface Prepared {
   readonly job: LinearJob
   readonly shape: Granularity
   readonly rule: FitRule

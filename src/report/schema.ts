@@ -58,7 +58,8 @@ export const transformSchema = z.strictObject({
   heads: z.tuple([z.int().positive(), z.int().positive()]).nullable(),
   factors: z.base64().nullable(),
   exponent: share.nullable(),
-  weightExponent: share.nullable(),
+  /** Reports of earlier versions lack it. */
+  weightExponent: share.nullable().default(null),
   smallest: z.number().positive(),
   largest: z.number().positive(),
   errorBefore: amount.nullable(),

@@ -50,10 +50,14 @@ export const awq: ScaleTransform = {
         }),
       )
     const exponents = Array.from({ length: steps }, (_, k) => k / steps)
-    const candidates = [true, false]
-      .flatMap(duo =>
-        exponents.map(r => ({ exponent: r, weightExponent: duo ? 1 - r : 0, factors: factorsAt(r, duo) })),
-      )
+    const candidateAt = (r: number, duo: boolean) => ({
+      ...{ exponent: r, weightExponent: duo ? 1 - r : 0 },
+      factors: factorsAt(r, duo),
+    })
+    const candidates = [
+      ...exponents.map(r => candidateAt(r, true)),
+      ...exponents.slice(1).map(r => candidateAt(r, false)), // with r = 0 all factors are 1
+    ]
       .filter(({ factors }) => factors.every(isFinitePositive))
       .map(candidate => ({ ...candidate, spread: spread(fold, candidate.factors) }))
     const estimated = await estimates(candidates.map(({ spread }) => spread))

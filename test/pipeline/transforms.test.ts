@@ -213,6 +213,8 @@ describe('stored scales of inputs', () => {
 
   it.each([
     [['--activation-scales', 'minmax'], 'is of quantized inputs'],
+    [['--method', 'rtn', '--format', 'gguf', '--activations', 'int8'], 'declares no quantized inputs'],
+    [['--method', 'smoothquant', '--format', 'gguf'], 'use --activations none'],
     [
       ['--method', 'smoothquant', '--activations', 'int8:group=32', '--activation-scales', 'minmax'],
       'a stored scale is of the whole input, not of 32',
@@ -242,10 +244,18 @@ describe('inputs that a runtime quantizes as they come', () => {
     expect(found).not.toBe((await of(output, '--activations', 'none')).perplexity)
   })
 
-  it('in groups that do not divide are refused before a weight is read', async () => {
-    const args = ['--method', 'rtn', '--bits', '8', '--activations', 'int8:group=48', '-o', fresh()] as const
-    const { code, stderr } = await run(tinyLlama, ...args)
-    expect([code, stderr]).toEqual([4, expect.stringMatching(/q_proj: .*groups of 48 do not divide its \d+ inputs/)])
+  const int8 = ['--bits', '8', '--activations', 'int8'] as const
+  const fp8 = ['--grid', 'fp8', '--activations', 'fp8', '--activation-scales', 'minmax'] as const
+
+  it.each([
+    [['--bits', '8', '--activations', 'int8:group=48'], /q_proj: .*groups of 48 do not divide its \d+ inputs/],
+    [['--bits', '8', '--activations', 'int8:group=48', '--format', 'codebook'], /groups of 48 do not divide/],
+    [[...int8, '--group', 'block'], /use --group channel, not block/],
+    [[...int8, '--activation-scales', 'minmax', '--format', 'codebook'], /keeps no scales of inputs/],
+    [[...fp8, '--override', '*down_proj=group:block'], /down_proj: .*have scales of their own/],
+  ])('%s: what no runtime could compute is refused before a weight is read', async (given, message) => {
+    const { code, stderr } = await run(tinyLlama, '--method', 'rtn', ...given, '-o', fresh())
+    expect([code, stderr]).toEqual([4, expect.stringMatching(message)])
   })
 })
 
