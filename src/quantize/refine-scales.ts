@@ -18,6 +18,8 @@ export interface ScalesJob {
   readonly storage: Storage
   /** Of a linear in super-blocks. */
   readonly type?: GgmlTypeName
+  /** Of a symmetric grid under biases: the code that stands for 0, which ties them to the scales. */
+  readonly middle?: number
   /** H, [in, in], symmetric. */
   readonly hessian: Float32Array
   /** ΔW, [out, in]: what the codes stand for, minus what is wanted. */
@@ -26,12 +28,12 @@ export interface ScalesJob {
 
 /** The same linear with other scales and minima; as it is where its scales are shared between rows, coarse, or quantized in a way that is not ggml's. */
 export const refineScales = async (engine: Engine, linear: CodedLinear, job: ScalesJob): Promise<CodedLinear> => {
-  const { group, storage, type } = job
+  const { group, storage, type, middle } = job
   if (linear.superBlocks) return refineSuperBlocks(await createSteps(engine, linear, job), linear, type!)
   const joint = group === 'tensor' || group === 'block'
   const coarse = !isWeightDtype(storage.scaleDtype)
   if (joint || storage.second || coarse) return linear
-  return refineGroups(await createSteps(engine, linear, job), linear, storage)
+  return refineGroups(await createSteps(engine, linear, job), linear, storage, middle)
 }
 
 /** Weights [width, out] by which a parameter counts: b of each row, column by column. */
@@ -51,7 +53,7 @@ type FactorAt = (row: number, column: number) => number
 const createSteps = async (
   engine: Engine,
   { out, in: n, codes, levels, decode, scales, zeros, groupOf }: CodedLinear,
-  { hessian, delta }: ScalesJob,
+  { hessian, delta, middle = 0 }: ScalesJob,
 ): Promise<Steps> => {
   const groups = scales.length / out
   /** Sᵀ = −H·ΔWᵀ, [in, out], kept up to date. */
@@ -66,7 +68,7 @@ const createSteps = async (
   const unitAt: FactorAt = (row, column) => {
     const code = codes[row * n + column]
     if (decode === 'levels') return levels[code]
-    return decode === 'affine' ? code - zeros[row * groups + groupOf[column]] : code
+    return code - (decode === 'affine' ? zeros[row * groups + groupOf[column]] : middle)
   }
   return {
     codes: (start, width, factor) =>
@@ -115,6 +117,7 @@ const refineGroups = async (
   steps: Steps,
   linear: CodedLinear,
   { scaleDtype, biasDtype = 'F32' }: Storage,
+  middle: number | undefined,
 ): Promise<CodedLinear> => {
   const { out, in: n, decode } = linear
   const groups = linear.scales.length / out
@@ -124,10 +127,10 @@ const refineGroups = async (
     const at = (row: number): number => row * groups + group
     const start = group * width
     await steps.step(start, steps.codes(start, width), changeFloats(scales, at, scaleDtype as WeightDtype, true))
-    if (decode === 'biased')
+    if (decode === 'biased' && middle === undefined)
       await steps.step(start, steps.ones(start, width), changeFloats(biases, at, biasDtype, false))
   }
-  return { ...linear, scales, biases }
+  return { ...linear, scales, biases: middle === undefined ? biases : scales.map(scale => -middle * scale) }
 }
 
 /** Changes whole multiples of floats, one a row. */

@@ -44,11 +44,13 @@ export const createRefiner = async (engine: Engine, kernels: Kernels, hessian: F
   }
   return {
     async refine(job, wanted, linear, type) {
-      const { group, storage } = job
+      const { group, storage, grid } = job
+      const tied = storage.decode === 'biased' && grid.kind === 'uniform' && grid.symmetric
+      const middle = tied && !linear.superBlocks ? 2 ** (grid.bits - 1) : undefined
       let refined = linear
       for (let round = 0; round < rounds; round++) {
         const delta = minus(dequantize(refined), wanted)
-        refined = await refineScales(engine, refined, { group, storage, type, hessian, delta })
+        refined = await refineScales(engine, refined, { group, storage, type, middle, hessian, delta })
         refined = await codesOf(job, wanted, refined)
       }
       return refined

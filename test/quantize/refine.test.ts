@@ -134,6 +134,21 @@ describe('scales', () => {
       expect(toFloat32(fromFloat32(values, dtype), dtype)).toEqual(values)
   })
 
+  it('of a symmetric grid take its biases along', async () => {
+    const storage: Storage = { decode: 'biased', scaleDtype: 'F16', biasDtype: 'F16' }
+    const job = jobOf(W, n, 4, true, storage)
+    const { quantized } = await quantizeLinear(kernels, job)
+    const delta = Float32Array.from(differenceOf(dequantize(quantized), W))
+    const refined = await refineScales(engine, quantized, { group: 16, storage, middle: 8, hessian: H, delta })
+    expect(errorOf(refined, W, H)).toBeLessThan(errorOf(quantized, W, H))
+    expect(refined.scales).not.toEqual(quantized.scales)
+    const refiner = await createRefiner(engine, kernels, H)
+    const whole = await refiner.refine(job, W, quantized)
+    refiner.release()
+    for (const { scales, biases } of [refined, whole]) expect(biases).toEqual(scales.map(scale => -8 * scale))
+    expect(errorOf(whole, W, H)).toBeLessThan(0.8 * errorOf(quantized, W, H))
+  })
+
   it('that rows share are left', async () => {
     const job: LinearJob = { ...jobOf(W, n, 4, true), group: 'tensor' }
     const { quantized } = await quantizeLinear(kernels, job)
