@@ -21,6 +21,10 @@ const refuse = (flag: string, text: string, needed: string, nearest?: string | n
   throw new QuantizeError('bad-option', `--${flag} ${text === '' ? '""' : text}: ${needed} is needed${hint}`)
 }
 
+const impossible = (flag: string, text: string, why: string): never => {
+  throw new QuantizeError('bad-option', `--${flag} ${text}: ${why}`)
+}
+
 const listed = (items: readonly (string | number)[]): string =>
   items.length === 1 ? String(items[0]) : `${items.slice(0, -1).join(', ')} or ${items.at(-1)}`
 
@@ -242,7 +246,7 @@ export const activationScheme: ValueKind<AskedScheme> = {
     const usual: AskedScheme = { grid, symmetric: true, granularity: ownGroups[grid] ?? 'token', dynamic: true }
     const scheme: AskedScheme = Object.assign(usual, ...(options === undefined ? [] : options.split(',').map(read)))
     const refusal = schemeRefusal(scheme.dynamic ? scheme : { ...scheme, scale: 1 }) // its scale is found later
-    if (refusal) throw new QuantizeError('bad-option', `--${flag} ${text}: ${refusal}`)
+    if (refusal) impossible(flag, text, refusal)
     return scheme
   },
 }
@@ -252,15 +256,12 @@ export const declaredInputs: ValueKind<DeclaredInputs> = {
   shown: '<scheme>',
   parse(text, flag) {
     const { grid, symmetric, granularity, dynamic } = activationScheme.parse(text, flag)
-    if (!dynamic) throw new QuantizeError('bad-option', `--${flag} ${text}: for stored scales use --activation-scales`)
+    if (!dynamic) impossible(flag, text, 'for stored scales use --activation-scales')
     if (grid !== 'int8' && grid !== 'fp8') return refuse(flag, text, 'int8 or fp8')
     if (granularity === 'tensor')
-      throw new QuantizeError('bad-option', `--${flag} ${text}: give each token a scale, or --activation-scales minmax`)
+      return impossible(flag, text, 'give each token a scale, or --activation-scales minmax')
     if (grid === 'fp8' && granularity !== 'token')
-      throw new QuantizeError(
-        'bad-option',
-        `--${flag} ${text}: groups of FP8 inputs go with --group block, by themselves`,
-      )
+      impossible(flag, text, 'groups of FP8 inputs go with --group block, by themselves')
     return { grid, symmetric, granularity }
   },
 }

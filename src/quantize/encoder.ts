@@ -1,7 +1,7 @@
 import type { CodedLinear, Grid, Storage } from '../contracts.ts'
 import { type FitRule, fitGroup, fitJointly } from './fit.ts'
 import type { Parameters } from './grid/coder.ts'
-import { coderOf } from './grid/index.ts'
+import { coderOf, middleOf } from './grid/index.ts'
 
 /** Columns of a matrix: vectors of `out` weights. */
 export type Columns = readonly Float32Array[]
@@ -54,7 +54,7 @@ export const codedParameters = (
 ): Pick<CodedLinear, 'scales' | 'zeros' | 'biases'> => {
   if (grid.kind === 'levels') return { scales, zeros: none, biases: none }
   if (decode !== 'biased') return { scales, zeros: offsets, biases: none }
-  const biases = grid.symmetric ? scales.map(scale => -(2 ** (grid.bits - 1)) * scale) : offsets
+  const biases = grid.symmetric ? scales.map(scale => -middleOf(grid) * scale) : offsets
   return { scales, zeros: none, biases }
 }
 

@@ -1,7 +1,7 @@
 /** What rounding to nearest leaves of weights that are changed before, for many changes at once: no code leaves the workers. */
 import { allocateAll, freeAll } from '../engine/kernel/heap.ts'
 import { columnBytes, panelRows } from '../engine/kernel/layout.ts'
-import { notFinite, panelKernels, readRows, storedBytes } from '../engine/kernel/panels.ts'
+import { notFinite, panelKernel, readRows, storedBytes } from '../engine/kernel/panels.ts'
 import type { Call, Kernels } from '../engine/kernel/pool.ts'
 import type { GroupParameters } from './encoder.ts'
 import {
@@ -136,7 +136,7 @@ const visitPieces = async (
         const [i, change] = [Math.floor(unit / piece.changes), unit % piece.changes]
         const source = regions.source.address + i * sourceBytes
         if (unit === first || change === 0)
-          calls.push([panelKernels[dtype], source, panel, tables.place.address, inputs])
+          calls.push([panelKernel(dtype), source, panel, tables.place.address, inputs])
         calls.push(...callsFor(piece.firstChange + change, change * panels + i, panel, changed))
       }
       if ((await kernels.run(calls)).some(bad => bad)) throw notFinite(job, piece.firstRow, piece.rows, regions.source)

@@ -10,7 +10,7 @@ import { codedLinear, type GroupParameters } from './encoder.ts'
 import { type FitRule, normalizedWeighting } from './fit.ts'
 import { fitTensor } from './fit-tensor.ts'
 import { columnGroups, fitsInSweep, type Granularity, granularity, naturalOrder } from './granularity.ts'
-import { reachOf } from './grid/index.ts'
+import { middleOf, reachOf } from './grid/index.ts'
 import { maxCodeOf } from './grid/uniform.ts'
 import { checkSettled, fitStorage, isSettled, settleScales } from './settle.ts'
 import { biasDtypes, checkScale, scaleDtypes } from './storage.ts'
@@ -258,7 +258,7 @@ const givenParameters = async (kernels: Kernels, prepared: Prepared): Promise<Gi
   const { job, shape, rule, weighting, settled } = prepared
   const { grid, storage } = rule
   const count = job.out * shape.groups
-  const middle = grid.kind === 'uniform' ? 2 ** (grid.bits - 1) : 0
+  const middle = middleOf(grid)
   if (job.given) {
     const { scales, zeros, biases } = job.given
     if (storage.decode === 'affine') return { scales, offsets: zeros }

@@ -4,7 +4,7 @@ import { type GroupParameters, scalarEncoder } from './encoder.ts'
 import { bestCandidate, candidatesOf, errorInCodes, type FitRule, normalizedWeighting } from './fit.ts'
 import { columnGroups, fitsInSweep, granularity, naturalOrder } from './granularity.ts'
 import { rangeOf } from './grid/coder.ts'
-import { coderOf, reachOf } from './grid/index.ts'
+import { coderOf, middleOf, reachOf } from './grid/index.ts'
 import { gptq } from './rounding/gptq.ts'
 import { nearest } from './rounding/nearest.ts'
 import { checkSettled, fitStorage, isSettled, settleScales } from './settle.ts'
@@ -60,7 +60,7 @@ export const quantizeReference = (
   const groupOf = columnGroups(shape, actOrder, order)
   const given: GroupParameters | undefined = settled && {
     scales: settled.scales,
-    offsets: settled.scales.map(() => (rule.grid.kind === 'uniform' ? 2 ** (rule.grid.bits - 1) : 0)),
+    offsets: settled.scales.map(() => middleOf(rule.grid)),
   }
   const encoder = scalarEncoder({
     ...rule,

@@ -8,6 +8,7 @@ import { prepareDescent } from '../engine/ort/descent.ts'
 import { plusProduct, square } from '../engine/ort/products.ts'
 import type { Engine } from '../engine/ort/session.ts'
 import type { GgmlTypeName } from '../gguf/types.ts'
+import { middleOf } from './grid/index.ts'
 import { type LinearJob, quantizeLinear } from './quantize-linear.ts'
 import { refineScales } from './refine-scales.ts'
 
@@ -46,7 +47,7 @@ export const createRefiner = async (engine: Engine, kernels: Kernels, hessian: F
     async refine(job, wanted, linear, type) {
       const { group, storage, grid } = job
       const tied = storage.decode === 'biased' && grid.kind === 'uniform' && grid.symmetric
-      const middle = tied && !linear.superBlocks ? 2 ** (grid.bits - 1) : undefined
+      const middle = tied && !linear.superBlocks ? middleOf(grid) : undefined
       let refined = linear
       for (let round = 0; round < rounds; round++) {
         const delta = minus(dequantize(refined), wanted)

@@ -65,15 +65,8 @@ export const transformBlock = async (
     const tap = stage.linears[0].name
     const untouched: TransformReport = {
       ...{ tap, producer: stage.from.name, via: null, divided: [], multiplied: [], heads: null, factors: null },
-      ...{
-        exponent: null,
-        weightExponent: null,
-        smallest: 1,
-        largest: 1,
-        errorBefore: null,
-        error: null,
-        reason: null,
-      },
+      ...{ exponent: null, weightExponent: null, smallest: 1, largest: 1 },
+      ...{ errorBefore: null, error: null, reason: null },
     }
     const fold = usableFold(block, stage, planned, stored, method)
     if (typeof fold === 'string') {
@@ -107,14 +100,8 @@ export const transformBlock = async (
     reports.push({
       ...untouched,
       ...{ via: fold.via, divided: [...fold.divided], multiplied, heads: fold.heads ? [...fold.heads] : null },
-      ...{
-        factors: toBase64(factors),
-        exponent,
-        weightExponent,
-        ...extremes(factors),
-        errorBefore: before,
-        error: loss,
-      },
+      ...{ factors: toBase64(factors), exponent, weightExponent, ...extremes(factors) },
+      ...{ errorBefore: before, error: loss },
     })
   }
   const waiting = new Set(foldedTensors(block))

@@ -3,11 +3,9 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type {
   AssembleFacts,
-  Bits,
   CodedLinear,
   Configs,
   Format,
-  GridName,
   Group,
   LinearScheme,
   StoredTensor,
@@ -24,14 +22,7 @@ import { codedOf, lookupIn, sourceOf } from './linears.ts'
 
 const module = 'model.layers.0.mlp.up_proj'
 
-interface Case {
-  readonly out: number
-  readonly in: number
-  readonly grid: GridName
-  readonly bits: Bits
-  readonly symmetric: boolean
-  readonly group: Group
-  readonly dtype: LinearScheme['dtype']
+interface Case extends Pick<LinearScheme, 'out' | 'in' | 'grid' | 'bits' | 'symmetric' | 'group' | 'dtype'> {
   readonly seed: number
 }
 

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import type { Bits, GridName, Group, Storage } from '../../src/contracts.ts'
+import type { LinearScheme, Storage } from '../../src/contracts.ts'
 import { dequantize } from '../../src/dequantize.ts'
 import { fromFloat32, toFloat32 } from '../../src/dtype/convert.ts'
 import { matrixOfValues, type PanelDtype } from '../../src/engine/kernel/panels.ts'
@@ -16,14 +16,8 @@ afterAll(() => Promise.all(pools.map(pool => pool.close())))
 const biased: Storage = { decode: 'biased', scaleDtype: 'F16', biasDtype: 'F16' }
 const levels: Storage = { decode: 'levels', scaleDtype: 'F32' }
 
-interface Case {
-  readonly out: number
-  readonly in: number
-  readonly grid: GridName
-  readonly bits: Bits
-  readonly symmetric: boolean
+interface Case extends Pick<LinearScheme, 'out' | 'in' | 'grid' | 'bits' | 'symmetric' | 'group'> {
   readonly storage: Storage
-  readonly group: Group
   readonly dtype: PanelDtype
 }
 

@@ -72,11 +72,7 @@ const stored = {
 export const dtypeKinds = { BF16: 0, F16: 1, F32: 2 } as const satisfies Record<PanelDtype, number>
 
 /** What makes a panel of rows of a dtype. */
-export const panelKernels = {
-  BF16: stored.BF16.kernel,
-  F16: stored.F16.kernel,
-  F32: stored.F32.kernel,
-} as const satisfies Record<PanelDtype, string>
+export const panelKernel = (dtype: PanelDtype) => stored[dtype].kernel
 
 /** Bytes of a weight as stored. */
 export const storedBytes = (dtype: PanelDtype): number => stored[dtype].bytes

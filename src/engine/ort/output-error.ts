@@ -24,8 +24,8 @@ const negatedDot = (m: Float32Array, p: Float32Array): number => {
 }
 
 /**
- * Gives tr(M·G·Mᵀ) of each of several matrices M [rows, n] of a stack [matrices · rows, n], which are multiplied together. The bits are those
- * of quadraticForm where rows are at most its tile's. The memory of the products is kept from call to call.
+ * Gives tr(M·G·Mᵀ), the products −M·G times M element by element, of each of several matrices M [rows, n] of a stack [matrices · rows, n], which are multiplied together. The bits do not
+ * depend on how many there are. The memory of the products is kept from call to call.
  */
 export const quadraticForms = (
   engine: Engine,
@@ -45,23 +45,19 @@ export const quadraticForms = (
   }
 }
 
-/** tr(M·G·Mᵀ) of rows M [out, n]: the products −M·G, times M element by element. */
+/** tr(M·G·Mᵀ) of rows M [out, n], tile by tile. */
 export const quadraticForm = async (
   engine: Engine,
   m: Float32Array,
   gram: Float32Array,
   n: number,
 ): Promise<number> => {
-  const out = m.length / n
-  const tile = Math.min(tileRows, out)
-  const product = new Float32Array(tile * n)
-  const g = { data: gram, rows: n, columns: n }
+  const formsOf = quadraticForms(engine, gram, n)
   let sum = 0
-  for (let start = 0; start < out; start += tile) {
-    const rows = Math.min(tile, out - start)
-    const part = m.subarray(start * n, (start + rows) * n)
-    await multiply(engine, 'NN', { data: part, rows, columns: n }, g, product, -1, safeThreads(rows, n))
-    sum += negatedDot(part, product)
+  for (let start = 0; start < m.length; start += tileRows * n) {
+    const tile = m.subarray(start, start + tileRows * n)
+    const [form] = await formsOf(tile, tile.length / n)
+    sum += form
   }
   return sum
 }

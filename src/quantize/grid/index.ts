@@ -31,5 +31,8 @@ export const coderOf = (grid: Grid, storage: Storage, zeroScale: 0 | 1 = 1): Cod
   return affineCoder(grid, storage, zeroScale)
 }
 
+/** The code that stands for 0 in a symmetric grid of integers; 0 of a table, which has none. */
+export const middleOf = (grid: Grid): number => (grid.kind === 'levels' ? 0 : 2 ** (grid.bits - 1))
+
 /** What the largest magnitude of a symmetric group is divided by. */
 export const reachOf = (grid: Grid): number => (grid.kind === 'levels' ? grid.reach : ((1 << grid.bits) - 1) / 2)
